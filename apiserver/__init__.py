@@ -1,0 +1,1 @@
+"""The REST front: filters, admission, registry, storage."""

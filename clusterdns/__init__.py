@@ -1,0 +1,1 @@
+"""Cluster DNS: Services and EndpointSlices answered as DNS records."""

@@ -1,0 +1,1 @@
+"""What every daemon has: flags, logging, health and metrics endpoints, TLS, task ownership."""

@@ -1,0 +1,1 @@
+"""Raises and tears down clusters; knows daemons only by their command lines."""

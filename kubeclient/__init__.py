@@ -1,0 +1,1 @@
+"""REST client, watch, informer, work queue, leader election, event recorder."""

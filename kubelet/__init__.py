@@ -1,0 +1,1 @@
+"""The node agent: pods from the API become containers over CRI v1."""

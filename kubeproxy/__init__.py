@@ -1,0 +1,1 @@
+"""Services and EndpointSlices become packet-filter rules."""
