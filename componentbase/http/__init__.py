@@ -1,0 +1,3 @@
+"""HTTP/1.1 for daemons: a server on uvicorn that shows client certificates and gives up upgraded
+connections.
+"""
