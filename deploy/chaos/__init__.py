@@ -1,0 +1,1 @@
+"""Break a running cluster on purpose, under load, and prove what survived."""
