@@ -1,0 +1,74 @@
+"""The cluster under test, driven as a user drives it: by the `hardway` command and by unmodified clients."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Object = dict[str, Any]
+
+
+class CommandFailed(AssertionError):
+    """A command ended with an unexpected code; the text holds what it printed."""
+
+
+@dataclass(frozen=True)
+class Lab:
+    topology: Path
+    state: Path
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.state / "pki" / "admin.kubeconfig"
+
+    def hardway(self, *arguments: str, timeout: float = 300, code: int | None = 0) -> str:
+        where = ["--topology", str(self.topology), "--state", str(self.state)]
+        return run([sys.executable, "-m", "deploy", *where, *arguments], timeout=timeout, code=code)
+
+    def on_host(self, host: str, *command: str, timeout: float = 60, code: int | None = 0) -> str:
+        return self.hardway("exec", host, "--", *command, timeout=timeout, code=code)
+
+    def kubectl(
+        self, *arguments: str, stdin: str | None = None, timeout: float = 120, code: int | None = 0
+    ) -> str:
+        argv = ["kubectl", "--kubeconfig", str(self.kubeconfig), *arguments]
+        return run(argv, stdin=stdin, timeout=timeout, code=code)
+
+    def get(self, *arguments: str) -> Object:
+        found: Object = json.loads(self.kubectl("get", *arguments, "-o", "json"))
+        return found
+
+    def etcdctl(self, host: str, *arguments: str, code: int | None = 0, timeout: float = 60) -> str:
+        tls = ["--cacert=/etc/etcd/ca.pem", "--cert=/etc/etcd/peer.pem", "--key=/etc/etcd/peer-key.pem"]
+        return self.on_host(
+            host, "env", "ETCDCTL_API=3", "etcdctl", *tls, *arguments, code=code, timeout=timeout
+        )
+
+
+def run(argv: Sequence[str], *, stdin: str | None = None, timeout: float = 120, code: int | None = 0) -> str:
+    """Standard output (and, after it, standard error) of a command that must end with `code` (None: any)."""
+    done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+    text = done.stdout + done.stderr
+    if code is not None and done.returncode != code:
+        raise CommandFailed(f"{' '.join(argv)}\nended with {done.returncode}, not {code}:\n{text}")
+    return text
+
+
+def eventually(what: str, probe: Callable[[], object], timeout: float = 60) -> None:
+    """Wait until the probe is true; a failing assertion inside it counts as not yet."""
+    deadline = time.monotonic() + timeout
+    last = ""
+    while time.monotonic() < deadline:
+        try:
+            if probe():
+                return
+        except (AssertionError, KeyError, IndexError, ValueError) as error:
+            last = f"\nlast: {error}"
+        time.sleep(0.2)
+    raise AssertionError(f"{what}: not within {timeout:g} s{last}")
