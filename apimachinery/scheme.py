@@ -103,6 +103,11 @@ class Kind:
     scale: Scale | None = None
     selectable_fields: tuple[str, ...] = ()  # beyond metadata.name / metadata.namespace
     secret: bool = False  # encrypted at rest when the encryption configuration names it
+    # A kind that shares the storage of another (events) is kept in that kind's form; these turn one into the other.
+    to_storage: Callable[[Object], Object] | None = None
+    from_storage: Callable[[Object], Object] | None = None
+    row_conditions: Callable[[Object], list[Object] | None] | None = None  # of a table row, e.g. a pod's Completed
+    name_rule: str = "subdomain"  # a key of meta.NAME_RULES: what metadata.name has to look like
 
     @property
     def api_version(self) -> str:

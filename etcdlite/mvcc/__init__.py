@@ -1,0 +1,1 @@
+"""MVCC: every key at every revision since the last compaction."""

@@ -1,0 +1,1 @@
+"""The Raft core: a pure state machine without I/O, clock, randomness or event loop."""

@@ -1,0 +1,1 @@
+"""The schema of every built-in type: which fields there are, what they hold, how they merge."""

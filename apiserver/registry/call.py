@@ -1,0 +1,31 @@
+"""One call to the registry: who does what to which object. Admission plugins see the same value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from apimachinery.scheme import Kind
+from apiserver.auth.user import User
+
+Object = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Call:
+    """`obj` is what will be written (None for deletions), `old` what is stored (None for creations)."""
+
+    verb: str
+    kind: Kind
+    namespace: str
+    name: str
+    user: User
+    subresource: str = ""
+    dry_run: bool = False
+    obj: Object | None = None
+    old: Object | None = None
+    options: Any = None
+    warnings: list[str] = field(default_factory=list)
+
+    def is_for(self, group: str, resource: str) -> bool:
+        return self.kind.group == group and self.kind.resource == resource

@@ -1,0 +1,47 @@
+"""The patch types of PATCH: JSON Patch (RFC 6902), JSON Merge Patch (RFC 7386), strategic merge patch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from apimachinery import codec, errors
+from apimachinery.patch import json as json_patch
+from apimachinery.patch import merge, strategic
+from apimachinery.schema.decode import definition_of
+from apimachinery.scheme import Kind
+from apiserver.rest import negotiate
+
+Object = dict[str, Any]
+Apply = Callable[[Object], Object]
+
+JSON_PATCH = "application/json-patch+json"
+MERGE_PATCH = "application/merge-patch+json"
+STRATEGIC_PATCH = "application/strategic-merge-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"
+SUPPORTED = (JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH)
+
+
+def clone(obj: Object) -> Object:
+    copy: Object = orjson.loads(orjson.dumps(obj))
+    return copy
+
+
+def parse(body: bytes, header: str, kind: Kind) -> Apply:
+    """The function a PATCH body stands for. Raises 400 for a malformed one, 415 for another type."""
+    media = negotiate.content_type(header)
+    if media not in SUPPORTED:
+        listed = ", ".join(SUPPORTED)
+        what = "server-side apply" if media == APPLY_PATCH else f'"{media}"'
+        raise errors.unsupported_media_type(f"{what} is not supported for patch, supported types: {listed}")
+    document, _ = codec.parse_json(body)
+    if media == JSON_PATCH:
+        return lambda obj: json_patch.apply(obj, document)
+    if not isinstance(document, dict):
+        raise errors.bad_request("error decoding patch: a merge patch of an object is an object")
+    if media == MERGE_PATCH:
+        return lambda obj: merge.apply(obj, document)
+    definition = definition_of(kind.group, kind.version, kind.kind)
+    return lambda obj: strategic.apply(obj, document, definition)

@@ -1,0 +1,304 @@
+"""Writes: the one implementation of create, update, delete and deletecollection for every kind.
+
+Every write is a compare-and-swap loop: take the state (from the cache first, it is usually current), compute the next
+state, swap. A computation that fails on a cached state is repeated on the store's, since the cache may lag. The order
+of the steps of a write is the order of the lines below; kinds differ only in their `Strategy` and in `Hooks`.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Protocol
+
+from apimachinery import errors, meta
+from apimachinery.errors import StatusError
+from apimachinery.scheme import Kind
+from apiserver.registry import deletion, faults, metadata
+from apiserver.registry.call import Call
+from apiserver.registry.reading import Reader, relative_key, selector_filter, storage_key
+from apiserver.rest.options import DeleteOptions, ListOptions
+from apiserver.storage import codec
+from apiserver.storage.cacher import Cacher
+from apiserver.storage.interface import RevisionMismatch, StorageError, Store
+
+Object = dict[str, Any]
+Compute = Callable[[Object], Awaitable[Object]]
+
+MAX_SWAPS = 32
+NAME_ATTEMPTS = 8
+
+
+class Admission(Protocol):
+    """The admission chain as the registry calls it: mutate before validation, validate before the store."""
+
+    async def mutate(self, call: Call) -> None: ...
+    async def validate(self, call: Call) -> None: ...
+
+
+class NoAdmission:
+    async def mutate(self, call: Call) -> None:
+        return None
+
+    async def validate(self, call: Call) -> None:
+        return None
+
+
+class Reservation(Protocol):
+    """Something taken for a write (addresses, ports). Exactly one of the two is called at its end."""
+
+    async def commit(self) -> None: ...
+    async def rollback(self) -> None: ...
+
+
+class Allocator(Protocol):
+    """Fills fields that are unique in the cluster. `old` is None at creation, `new` at deletion."""
+
+    async def reserve(self, new: Object | None, old: Object | None, dry_run: bool) -> Reservation: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the registry gets from outside; `now` in Unix seconds."""
+
+    now: Callable[[], float] = time.time
+    new_uid: Callable[[], str] = lambda: str(uuid.uuid4())
+    rng: Random = field(default_factory=Random)
+    event_ttl: int = 3600
+
+
+class Registry:
+    """All kinds of one server."""
+
+    def __init__(
+        self,
+        store: Store,
+        cacher: Cacher,
+        *,
+        admission: Admission | None = None,
+        allocators: Mapping[str, Allocator] | None = None,
+        settings: Settings | None = None,
+    ) -> None:
+        self.store = store
+        self.cacher = cacher
+        self.reader = Reader(store, cacher)
+        self.admission: Admission = admission or NoAdmission()
+        self._allocators = dict(allocators or {})
+        self.settings = settings or Settings()
+
+    async def create(self, call: Call, obj: Object) -> Object:
+        """Store a new object. Raises 409 AlreadyExists, 422, 403 and 5xx."""
+        kind, settings = call.kind, self.settings
+        call.obj = obj
+        metadata.check_namespace(kind, obj, call.namespace)
+        if not metadata.metadata(obj).get("name") and not metadata.metadata(obj).get("generateName"):
+            raise errors.invalid(kind.group, kind.kind, "", meta.validate_object_meta(obj, kind)[:1])
+        generated = not metadata.metadata(obj).get("name")
+        metadata.fill_new(kind, obj, now=settings.now(), uid=settings.new_uid(), rng=settings.rng)
+        call.name = metadata.metadata(obj)["name"]
+        await self.admission.mutate(call)
+        obj = call.obj
+        kind.strategy.default(obj)
+        kind.strategy.prepare_create(obj)
+        causes = [*meta.validate_object_meta(obj, kind), *kind.strategy.validate(obj)]
+        if causes:
+            raise errors.invalid(kind.group, kind.kind, call.name, causes)
+        await self.admission.validate(call)
+        reservation = await self._reserve(kind, obj, None, call.dry_run)
+        return await self._settle(reservation, self._create(call, obj, generated))
+
+    async def update(self, call: Call, compute: Compute) -> tuple[Object, bool]:
+        """Replace an object by what `compute` makes of (a copy of) the stored one.
+
+        `compute` may run several times. Returns the object and whether this created it (kinds that allow it).
+        """
+        current, live = await self._stored(call.kind, call.namespace, call.name)
+        for _ in range(MAX_SWAPS):
+            if current is None:
+                if not call.kind.strategy.allow_create_on_update or call.subresource:
+                    raise errors.not_found(call.kind.group, call.kind.resource, call.name)
+                return await self.create(call, await compute({})), True
+            try:
+                new, removes = await self._next_state(call, current, compute)
+            except StatusError:
+                if live:
+                    raise
+                fresh = await self._live(call.kind, call.namespace, call.name)
+                live = True
+                if fresh is not None and fresh["metadata"]["resourceVersion"] == current["metadata"]["resourceVersion"]:
+                    raise
+                current = fresh
+                continue
+            reservation = await self._reserve(call.kind, new, current, call.dry_run)
+            try:
+                return await self._settle(reservation, self._swap(call, new, current, removes)), False
+            except RevisionMismatch as lost:
+                current = lost.current and codec.from_storage(lost.current.value, lost.current.revision)
+                live = True
+            except StorageError as error:
+                raise faults.as_status(error, call.kind, call.name) from error
+        raise errors.conflict(call.kind.group, call.kind.resource, call.name, faults.MODIFIED)
+
+    async def delete(self, call: Call, options: DeleteOptions) -> tuple[Object, bool]:
+        """Delete or mark; returns the object as it last was and whether it is gone."""
+        kind = call.kind
+        current, live = await self._stored(kind, call.namespace, call.name)
+        for _ in range(MAX_SWAPS):
+            if current is None:
+                raise errors.not_found(kind.group, kind.resource, call.name)
+            try:
+                deletion.check_preconditions(kind, current, options)
+            except StatusError:
+                if live:
+                    raise
+                current, live = await self._live(kind, call.namespace, call.name), True
+                continue
+            call.old, call.obj = current, None
+            await self.admission.validate(call)
+            plan = deletion.plan(kind, current, options, self.settings.now())
+            if plan.action == "keep":
+                if live:
+                    return current, False
+                current, live = await self._live(kind, call.namespace, call.name), True
+                continue
+            if options.dry_run:
+                return plan.obj, plan.action == "remove"
+            try:
+                return await self._carry_out(kind, call, plan, current)
+            except RevisionMismatch as lost:
+                current = lost.current and codec.from_storage(lost.current.value, lost.current.revision)
+                live = True
+            except StorageError as error:
+                raise faults.as_status(error, kind, call.name) from error
+        raise errors.conflict(kind.group, kind.resource, call.name, faults.MODIFIED)
+
+    async def delete_collection(self, call: Call, which: ListOptions, options: DeleteOptions) -> list[Object]:
+        """Delete all that match; what disappears meanwhile is no error."""
+        selector_filter(call.kind, which)
+        listing = await self.reader.list(call.kind, call.namespace, which)
+        out = []
+        for entry in listing.entries:
+            single = Call("delete", call.kind, entry.namespace, entry.name, call.user, dry_run=options.dry_run, options=options)
+            try:
+                obj, _ = await self.delete(single, options)
+                out.append(obj)
+            except StatusError as error:
+                if not errors.is_not_found(error):
+                    raise
+        return out
+
+    async def _stored(self, kind: Kind, namespace: str, name: str) -> tuple[Object | None, bool]:
+        """The object and whether it was just read from the store (rather than the cache)."""
+        entry = self.cacher.of(kind).get(relative_key(kind, namespace, name))
+        if entry is not None:
+            return entry.decoded(), False
+        return await self._live(kind, namespace, name), True
+
+    async def _live(self, kind: Kind, namespace: str, name: str) -> Object | None:
+        try:
+            stored, _ = await self.store.get(storage_key(kind, namespace, name))
+        except StorageError as error:
+            raise faults.as_status(error, kind, name) from error
+        return codec.from_storage(stored.value, stored.revision) if stored else None
+
+    async def _next_state(self, call: Call, old: Object, compute: Compute) -> tuple[Object, bool]:
+        """What the object becomes, checked; and whether writing it completes its deletion."""
+        kind = call.kind
+        new = await compute(copy.deepcopy(old))
+        metadata.check_namespace(kind, new, call.namespace)
+        metadata.check_name(new, call.name)
+        if not new["metadata"].get("resourceVersion") and not kind.strategy.allow_unconditional_update:
+            cause = errors.Cause("FieldValueInvalid", "Invalid value: 0: must be specified for an update", "metadata.resourceVersion")
+            raise errors.invalid(kind.group, kind.kind, call.name, [cause])
+        metadata.keep_stored(kind, new, old)
+        metadata.own_status(kind, new, old, call.subresource)
+        call.obj, call.old = new, old
+        await self.admission.mutate(call)
+        new = call.obj
+        kind.strategy.default(new)
+        status = call.subresource == "status"
+        strategy = kind.strategy
+        (strategy.status_prepare_update if status else strategy.prepare_update)(new, old)
+        metadata.bump_generation(kind, new, old)
+        causes = meta.validate_object_meta_update(new, old)
+        causes += [cause for cause in meta.validate_object_meta(new, kind) if cause.field != "metadata.name"]
+        causes += (strategy.status_validate_update if status else strategy.validate_update)(new, old)
+        if causes:
+            raise errors.invalid(kind.group, kind.kind, call.name, causes)
+        await self.admission.validate(call)
+        return new, deletion.is_finished(kind, new)
+
+    async def _reserve(self, kind: Kind, new: Object | None, old: Object | None, dry_run: bool) -> Reservation | None:
+        allocator = self._allocators.get(kind.group_resource)
+        return await allocator.reserve(new, old, dry_run) if allocator else None
+
+    @staticmethod
+    async def _settle(reservation: Reservation | None, write: Awaitable[Object]) -> Object:
+        try:
+            out = await write
+        except BaseException:
+            if reservation is not None:
+                await reservation.rollback()
+            raise
+        if reservation is not None:
+            await reservation.commit()
+        return out
+
+    async def _create(self, call: Call, obj: Object, generated: bool) -> Object:
+        kind = call.kind
+        for attempt in range(NAME_ATTEMPTS):
+            key = storage_key(kind, call.namespace, call.name)
+            try:
+                if call.dry_run:
+                    if await self._live(kind, call.namespace, call.name) is not None:
+                        raise errors.already_exists(kind.group, kind.resource, call.name)
+                    return obj
+                stored = await self.store.create(key, codec.to_storage(obj), ttl=self._ttl(kind))
+            except StorageError as error:
+                status = faults.as_status(error, kind, call.name)
+                if not (generated and errors.is_already_exists(status) and attempt < NAME_ATTEMPTS - 1):
+                    raise status from error
+                call.name = obj["metadata"]["name"] = meta.generate_name(obj["metadata"]["generateName"], self.settings.rng)
+                continue
+            obj["metadata"]["resourceVersion"] = str(stored.revision)
+            return obj
+        raise AssertionError("unreachable")
+
+    async def _swap(self, call: Call, new: Object, old: Object, removes: bool) -> Object:
+        kind, expected = call.kind, int(old["metadata"]["resourceVersion"])
+        if call.dry_run:
+            return new
+        value = codec.to_storage(new)
+        if value == codec.to_storage(old) and not removes:
+            return old
+        key = storage_key(kind, call.namespace, call.name)
+        if removes:
+            revision = await self.store.delete(key, expected)
+            await self._release(kind, new)
+        else:
+            revision = (await self.store.update(key, value, expected, ttl=self._ttl(kind))).revision
+        new["metadata"]["resourceVersion"] = str(revision)
+        return new
+
+    async def _carry_out(self, kind: Kind, call: Call, plan: deletion.DeletePlan, old: Object) -> tuple[Object, bool]:
+        key = storage_key(kind, call.namespace, call.name)
+        expected = int(old["metadata"]["resourceVersion"])
+        if plan.action == "remove":
+            revision = await self.store.delete(key, expected)
+            await self._release(kind, plan.obj)
+        else:
+            revision = (await self.store.update(key, codec.to_storage(plan.obj), expected, ttl=self._ttl(kind))).revision
+        plan.obj["metadata"]["resourceVersion"] = str(revision)
+        return plan.obj, plan.action == "remove"
+
+    async def _release(self, kind: Kind, obj: Object) -> None:
+        reservation = await self._reserve(kind, None, obj, False)
+        if reservation is not None:
+            await reservation.commit()
+
+    def _ttl(self, kind: Kind) -> int:
+        return self.settings.event_ttl if kind.resource == "events" else 0

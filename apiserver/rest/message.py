@@ -1,0 +1,122 @@
+"""A request on its way through the chain, and the three shapes of an answer to it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from apimachinery import errors
+from apimachinery.errors import StatusError
+from apiserver.auth.user import ANONYMOUS_USER, User
+from apiserver.rest.info import RequestInfo
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+MAX_BODY = 3 * 1024 * 1024
+JSON = "application/json"
+TEXT = "text/plain; charset=utf-8"
+
+
+@dataclass(slots=True)
+class Request:
+    """One HTTP request. `user` is who acts, after authentication."""
+
+    scope: Scope
+    receive: Receive
+    info: RequestInfo
+    headers: dict[str, str]
+    user: User = ANONYMOUS_USER
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def method(self) -> str:
+        return str(self.scope["method"])
+
+    @property
+    def extensions(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.scope.get("extensions") or {}
+        return found
+
+    async def body(self, limit: int = MAX_BODY) -> bytes:
+        """The whole body. Raises 413 beyond `limit` bytes."""
+        length = self.headers.get("content-length", "")
+        if length.isdigit() and int(length) > limit:
+            raise errors.too_large(f"limit is {limit}")
+        chunks, size = [], 0
+        while True:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise errors.bad_request("the client closed the connection before the body was complete")
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > limit:
+                raise errors.too_large(f"limit is {limit}")
+            chunks.append(chunk)
+            if not message.get("more_body"):
+                return b"".join(chunks)
+
+
+def make_headers(scope: Scope) -> dict[str, str]:
+    """Header names in lower case; of repeated ones the values joined by commas."""
+    out: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        out[name] = f"{out[name]},{value}" if name in out else value
+    return out
+
+
+@dataclass(slots=True)
+class Response:
+    """A whole answer."""
+
+    status: int
+    body: bytes
+    content_type: str = JSON
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Stream:
+    """An answer in chunks, until the iterator or the client ends it."""
+
+    chunks: AsyncIterator[bytes]
+    content_type: str = JSON
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class Taken:
+    """The connection was taken over (an upgrade); there is nothing left to send."""
+
+
+Answer = Response | Stream | Taken
+
+
+def ok(obj: Any, status: int = 200) -> Response:
+    return Response(status, orjson.dumps(obj))
+
+
+def failure(error: StatusError) -> Response:
+    return Response(error.code, orjson.dumps(error.status) + b"\n", JSON, dict(error.headers))
+
+
+def warning_header(text: str) -> bytes:
+    """RFC 7234 `Warning: 299 - "text"`, with what would break the header taken out."""
+    clean = "".join(char if char.isprintable() else " " for char in text).replace("\\", "\\\\").replace('"', '\\"')
+    return f'299 - "{clean}"'.encode("ascii", "replace")
+
+
+def head_of(answer: Response | Stream, warnings: list[str]) -> list[tuple[bytes, bytes]]:
+    """Response headers in ASGI form."""
+    out = [(b"content-type", answer.content_type.encode()), (b"cache-control", b"no-cache, private")]
+    if isinstance(answer, Response):
+        out.append((b"content-length", str(len(answer.body)).encode()))
+    out += [(name.lower().encode(), value.encode("latin-1")) for name, value in answer.headers.items()]
+    out += [(b"warning", warning_header(text)) for text in warnings]
+    return out

@@ -1,0 +1,117 @@
+"""OpenAPI documents: v3 per group version (with the paths clients look into) and a v2 document of all definitions.
+
+kubectl reads from v3 whether PATCH and POST of a kind know `fieldValidation`; then it leaves validation to the server.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import orjson
+
+from apimachinery.schema import openapi
+from apimachinery.schema.decode import definition_of
+from apimachinery.scheme import Kind, Scheme
+from componentbase.version import GIT_VERSION
+
+Object = dict[str, Any]
+
+INFO = {"title": "Kubernetes", "version": GIT_VERSION}
+JSON = "application/json"
+_STRINGS = ("fieldManager", "fieldValidation", "dryRun", "pretty")
+_LISTS = ("labelSelector", "fieldSelector", "resourceVersion", "resourceVersionMatch", "continue")
+PATCHES = ("application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json")
+
+
+class OpenApi:
+    """Documents are made when first asked for and kept."""
+
+    def __init__(self, scheme: Scheme, group_versions: Callable[[], Iterable[tuple[str, str]]]) -> None:
+        self._scheme = scheme
+        self._group_versions = group_versions
+        self._documents: dict[str, tuple[bytes, str]] = {}
+
+    def index(self) -> bytes:
+        paths = {}
+        for group, version in self._group_versions():
+            path = f"apis/{group}/{version}" if group else f"api/{version}"
+            document = self.v3(path)
+            assert document is not None
+            paths[path] = {"serverRelativeURL": f"/openapi/v3/{path}?hash={document[1]}"}
+        return orjson.dumps({"paths": paths})
+
+    def v3(self, path: str) -> tuple[bytes, str] | None:
+        """The document of `apis/<group>/<version>` (or `api/v1`) and its hash; None when it is not served."""
+        parts = path.strip("/").split("/")
+        group, version = (parts[1], parts[2]) if len(parts) == 3 else ("", parts[-1])
+        if (group, version) not in set(self._group_versions()):
+            return None
+        if path not in self._documents:
+            self._documents[path] = _hashed(self._document(group, version))
+        return self._documents[path]
+
+    def v2(self) -> tuple[bytes, str]:
+        """A Swagger document with every definition, and no paths beyond what clients need to see it is one."""
+        if "v2" not in self._documents:
+            names = [name for gv in self._group_versions() for name in openapi.definitions_of(*gv)]
+            text = orjson.dumps(openapi.schemas(names)).replace(b"#/components/schemas/", b"#/definitions/")
+            document = {"swagger": "2.0", "info": INFO, "paths": {}, "definitions": orjson.loads(text)}
+            self._documents["v2"] = _hashed(document)
+        return self._documents["v2"]
+
+    def _document(self, group: str, version: str) -> Object:
+        paths: Object = {}
+        for kind in self._scheme:
+            if (kind.group, kind.version) == (group, version):
+                paths.update(_paths(kind))
+        schemas = openapi.schemas(openapi.definitions_of(group, version))
+        return {"openapi": "3.0.0", "info": INFO, "paths": paths, "components": {"schemas": schemas}}
+
+
+def _hashed(document: Object) -> tuple[bytes, str]:
+    body = orjson.dumps(document)
+    return body, hashlib.sha512(body).hexdigest()[:64].upper()
+
+
+def _paths(kind: Kind) -> Object:
+    root = f"/apis/{kind.group}/{kind.version}" if kind.group else f"/api/{kind.version}"
+    base = f"{root}/namespaces/{{namespace}}/{kind.resource}" if kind.namespaced else f"{root}/{kind.resource}"
+    out: Object = {base: _methods(kind, {"get": "list", "post": "create", "delete": "deletecollection"}, named=False)}
+    out[base + "/{name}"] = _methods(kind, {"get": "get", "put": "update", "patch": "patch", "delete": "delete"}, named=True)
+    if kind.namespaced:
+        out[f"{root}/{kind.resource}"] = _methods(kind, {"get": "list"}, named=False)
+    if "status" in kind.subresources:
+        out[base + "/{name}/status"] = _methods(kind, {"get": "get", "put": "update", "patch": "patch"}, named=True)
+    return out
+
+
+def _methods(kind: Kind, verbs: dict[str, str], *, named: bool) -> Object:
+    out: Object = {method: _operation(kind, verb) for method, verb in verbs.items() if verb in kind.verbs}
+    parameters = [_path_parameter(name) for name, given in (("name", named), ("namespace", kind.namespaced)) if given]
+    out["parameters"] = parameters
+    return out
+
+
+def _operation(kind: Kind, verb: str) -> Object:
+    ref = definition_of(kind.group, kind.version, kind.kind)
+    schema: Object = {"$ref": f"#/components/schemas/{ref}"} if ref else {"type": "object"}
+    names = _LISTS if verb in ("list", "deletecollection") else _STRINGS if verb in ("create", "update", "patch") else _STRINGS[2:]
+    action = {"create": "post", "update": "put"}.get(verb, verb)
+    out: Object = {
+        "operationId": f"{verb}{kind.group.partition('.')[0].title() or 'Core'}{kind.version.title()}{kind.kind}",
+        "parameters": [{"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": True}} for name in names],
+        "responses": {"200": {"description": "OK", "content": {JSON: {"schema": schema}}}},
+        "x-kubernetes-action": action,
+        "x-kubernetes-group-version-kind": {"group": kind.group, "version": kind.version, "kind": kind.kind},
+    }
+    if verb in ("create", "update"):
+        out["requestBody"] = {"required": True, "content": {"*/*": {"schema": schema}}}
+    if verb == "patch":
+        out["requestBody"] = {"required": True, "content": {media: {"schema": {"type": "object"}} for media in PATCHES}}
+    return out
+
+
+def _path_parameter(name: str) -> Object:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "uniqueItems": True}}

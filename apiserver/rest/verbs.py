@@ -1,0 +1,172 @@
+"""What each verb on a resource does with a request: read it, call the registry, put the result into the asked-for form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apimachinery import errors
+from apimachinery.errors import StatusError
+from apimachinery.schema.decode import decode
+from apimachinery.scheme import Kind
+from apiserver.registry import patching
+from apiserver.registry.call import Call
+from apiserver.registry.registry import Registry
+from apiserver.rest import negotiate, options, render
+from apiserver.rest.message import Answer, Request, Response, Stream
+from apiserver.rest.watch import Watcher, Watches
+
+Object = dict[str, Any]
+
+# Kinds whose DELETE answers with the object even when it is gone (generic registry's ReturnDeletedObject).
+RETURNS_DELETED = frozenset({"pods", "services", "serviceaccounts", "resourcequotas", "persistentvolumeclaims", "persistentvolumes"})
+
+
+class Verbs:
+    """The generic verbs over one registry."""
+
+    def __init__(self, registry: Registry, watches: Watches) -> None:
+        self.registry = registry
+        self.watches = watches
+
+    async def get(self, request: Request, kind: Kind) -> Answer:
+        info = request.info
+        form, include = self._form(request)
+        entry = await self.registry.reader.get(kind, info.namespace, info.name, info.first("resourceVersion"))
+        return render.bytes_response(kind, entry.data, form, include)
+
+    async def list(self, request: Request, kind: Kind) -> Answer:
+        form, include = self._form(request)
+        listing = await self.registry.reader.list(kind, request.info.namespace, options.list_options(request.info))
+        return render.listing_response(kind, listing, form, include)
+
+    async def watch(self, request: Request, kind: Kind) -> Answer:
+        form, include = self._form(request)
+        watcher = Watcher(
+            kind,
+            request.info.namespace,
+            options.list_options(request.info),
+            render.event_renderer(kind, form, include),
+            reader=self.registry.reader,
+            cacher=self.registry.cacher,
+            watches=self.watches,
+        )
+        return Stream(await watcher.start())
+
+    async def create(self, request: Request, kind: Kind) -> Answer:
+        form, include = self._form(request)
+        call = self.call(request, kind, "create")
+        obj = await self.read(request, kind, call)
+        created = await self.registry.create(call, obj)
+        return render.object_response(kind, created, form, include, 201)
+
+    async def update(self, request: Request, kind: Kind) -> Answer:
+        form, include = self._form(request)
+        call = self.call(request, kind, "update")
+        obj = await self.read(request, kind, call)
+
+        async def replace(_: Object) -> Object:
+            return patching.clone(obj)
+
+        updated, created = await self.registry.update(call, replace)
+        return render.object_response(kind, updated, form, include, 201 if created else 200)
+
+    async def patch(self, request: Request, kind: Kind) -> Answer:
+        form, include = self._form(request)
+        call = self.call(request, kind, "patch")
+        apply = patching.parse(await request.body(), request.headers.get("content-type", ""), kind)
+
+        async def patched(stored: Object) -> Object:
+            new = apply(stored)
+            return self.decode(new, kind, call, ())
+
+        updated, _ = await self.registry.update(call, patched)
+        request.warnings += call.warnings
+        return render.object_response(kind, updated, form, include)
+
+    async def delete(self, request: Request, kind: Kind) -> Answer:
+        call, chosen = self.call(request, kind, "delete"), await self._delete_options(request)
+        call.dry_run, call.options = chosen.dry_run, chosen
+        obj, gone = await self.registry.delete(call, chosen)
+        form, include = self._form(request)
+        if gone and kind.resource not in RETURNS_DELETED:
+            return Response(200, render.respond(deleted_status(kind, obj), form).body)
+        return render.object_response(kind, obj, form, include)
+
+    async def deletecollection(self, request: Request, kind: Kind) -> Answer:
+        call, chosen = self.call(request, kind, "deletecollection"), await self._delete_options(request)
+        which = options.list_options(request.info)
+        objects = await self.registry.delete_collection(call, which, chosen)
+        fields = {"resourceVersion": str(self.registry.cacher.revision)}
+        return render.respond(
+            {"kind": kind.list_kind, "apiVersion": kind.api_version, "metadata": fields, "items": objects}, negotiate.Form()
+        )
+
+    def call(self, request: Request, kind: Kind, verb: str) -> Call:
+        info = request.info
+        chosen = options.write_options(info)
+        return Call(
+            verb,
+            kind,
+            info.namespace,
+            info.name,
+            request.user,
+            info.subresource,
+            chosen.dry_run,
+            options=chosen,
+            warnings=request.warnings,
+        )
+
+    async def read(self, request: Request, kind: Kind, call: Call) -> Object:
+        """The object in the body, through its schema."""
+        strictness = call.options.field_validation
+        obj, duplicates = negotiate.read_object(
+            await request.body(), request.headers.get("content-type", ""), find_duplicates=strictness != "Ignore"
+        )
+        return self.decode(obj, kind, call, duplicates)
+
+    @staticmethod
+    def decode(obj: Object, kind: Kind, call: Call, duplicates: tuple[str, ...]) -> Object:
+        check_type(obj, kind)
+        decoded, warnings = decode(kind, obj, strict=call.options.field_validation, duplicates=duplicates)
+        call.warnings += [text for text in warnings if text not in call.warnings]
+        rest = {name: value for name, value in decoded.items() if name not in ("kind", "apiVersion")}
+        return {"kind": kind.kind, "apiVersion": kind.api_version, **rest}
+
+    @staticmethod
+    async def _delete_options(request: Request) -> options.DeleteOptions:
+        body = await request.body()
+        header = request.headers.get("content-type", "")
+        return options.delete_options(request.info, negotiate.read_object(body, header)[0] if body.strip() else None)
+
+    @staticmethod
+    def _form(request: Request) -> tuple[negotiate.Form, str]:
+        form = negotiate.accept(request.headers.get("accept", ""))
+        return form, render.include_object(request.info.first("includeObject"))
+
+
+def check_type(obj: Object, kind: Kind) -> None:
+    """Kind and apiVersion in the body, when given, must be the ones of the URL. Raises 400."""
+    version, name = obj.get("apiVersion") or kind.api_version, obj.get("kind") or kind.kind
+    if version != kind.api_version:
+        raise errors.bad_request(
+            f"the API version in the data ({version}) does not match the expected API version ({kind.api_version})"
+        )
+    if name != kind.kind:
+        raise errors.bad_request(
+            f'{name} in version "{kind.version}" cannot be handled as a {kind.kind}: the kind in the data does not match the URL'
+        )
+
+
+def deleted_status(kind: Kind, obj: Object) -> Object:
+    details = {"name": obj["metadata"]["name"], "group": kind.group, "kind": kind.resource, "uid": obj["metadata"]["uid"]}
+    return {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Success",
+        "details": {key: value for key, value in details.items() if value},
+    }
+
+
+def unknown_resource() -> StatusError:
+    return errors.status(404, "NotFound", "the server could not find the requested resource", details={})

@@ -1,0 +1,1 @@
+"""Measurements, each beside the real thing or the machine's limit in the same run."""

@@ -1,0 +1,23 @@
+"""`python -m bench [name ...]`: run the named measurements, all by default, and print their tables."""
+
+from __future__ import annotations
+
+import sys
+
+from bench import cluster
+
+MEASUREMENTS = {"cluster": cluster.main}
+
+
+def main(names: list[str]) -> int:
+    unknown = [name for name in names if name not in MEASUREMENTS]
+    if unknown:
+        print(f"no such measurement: {', '.join(unknown)} (there are {', '.join(MEASUREMENTS)})")
+        return 2
+    for name in names or list(MEASUREMENTS):
+        MEASUREMENTS[name]()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

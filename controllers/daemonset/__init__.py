@@ -1,0 +1,5 @@
+"""DaemonSet: one pod of the template on every node that fits."""
+
+from controllers.daemonset.controller import DaemonSetController
+
+__all__ = ["DaemonSetController"]

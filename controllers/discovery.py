@@ -1,0 +1,71 @@
+"""What the API server serves, asked of the API server: every resource with its verbs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from apimachinery import errors
+from kubeclient.resources import GVR
+from kubeclient.rest import RestClient
+
+
+@dataclass(frozen=True, slots=True)
+class Discovered:
+    """One top-level resource in its group's preferred version."""
+
+    gvr: GVR
+    verbs: frozenset[str]
+
+
+@dataclass(slots=True)
+class Surface:
+    """All resources found, and the group versions that could not be asked."""
+
+    resources: list[Discovered] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def by_kind(self, api_version: str, kind: str) -> GVR | None:
+        """The resource an owner reference means; any served version of its group will do."""
+        group = api_version.rpartition("/")[0]
+        return next((r.gvr for r in self.resources if r.gvr.group == group and r.gvr.kind == kind), None)
+
+
+async def discover(client: RestClient) -> Surface:
+    """Ask `/api` and `/apis` and then each group's preferred version.
+
+    A group that fails is in `failures`; the others are there. Raises what the first two requests raise.
+    """
+    surface = Surface()
+    core = await fetch(client, "/api")
+    for version in core.get("versions") or ():
+        await _add(client, surface, "", str(version), f"/api/{version}")
+    groups = await fetch(client, "/apis")
+    for group in groups.get("groups") or ():
+        version = (group.get("preferredVersion") or group["versions"][0])["version"]
+        await _add(client, surface, group["name"], version, f"/apis/{group['name']}/{version}")
+    return surface
+
+
+async def _add(client: RestClient, surface: Surface, group: str, version: str, path: str) -> None:
+    try:
+        found = await fetch(client, path)
+    except errors.StatusError as error:
+        surface.failures.append(f"{path}: {error}")
+        return
+    for entry in found.get("resources") or ():
+        if "/" in entry["name"]:
+            continue
+        gvr = GVR(group, version, entry["name"], bool(entry["namespaced"]), entry["kind"])
+        surface.resources.append(Discovered(gvr, frozenset(entry.get("verbs") or ())))
+
+
+async def fetch(client: RestClient, path: str) -> dict[str, Any]:
+    """GET a path outside the resources; raises StatusError for an error status."""
+    response = await client.raw("GET", path, headers={"Accept": "application/json"})
+    body: dict[str, Any] = response.json() if response.content else {}
+    if response.status >= 400:
+        raise (
+            errors.StatusError(body) if body.get("kind") == "Status" else errors.internal_error(f"GET {path}")
+        )
+    return body

@@ -1,0 +1,43 @@
+"""What the command line decides for the controllers. Values are the real kube-controller-manager's
+defaults.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Durations are seconds, rates are nodes per second."""
+
+    concurrent_replicaset_syncs: int = 5
+    concurrent_rc_syncs: int = 5
+    concurrent_deployment_syncs: int = 5
+    concurrent_daemonset_syncs: int = 2
+    concurrent_statefulset_syncs: int = 5
+    concurrent_job_syncs: int = 5
+    concurrent_endpoint_syncs: int = 5
+    concurrent_service_endpoint_syncs: int = 5
+    concurrent_namespace_syncs: int = 10
+    concurrent_gc_syncs: int = 20
+    max_endpoints_per_slice: int = 100
+    terminated_pod_gc_threshold: int = 12500
+
+    node_monitor_period: float = 5.0
+    node_monitor_grace_period: float = 40.0
+    node_startup_grace_period: float = 60.0
+    node_eviction_rate: float = 0.1
+    secondary_node_eviction_rate: float = 0.01
+    large_cluster_size_threshold: int = 50
+    unhealthy_zone_threshold: float = 0.55
+
+    allocate_node_cidrs: bool = False
+    configure_cloud_routes: bool = True
+    cloud_provider: str = ""
+    cluster_cidr: str = ""
+    service_cluster_ip_range: str = ""
+    node_cidr_mask_size: int = 24
+    route_reconciliation_period: float = 10.0
+    cluster_name: str = "kubernetes"
+    root_ca_pem: str = ""

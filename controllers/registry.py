@@ -1,0 +1,109 @@
+"""Every controller there is, by the names the real manager gives them. Adding one is a file and a line
+here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from controllers.daemonset import DaemonSetController
+from controllers.deployment import DeploymentController
+from controllers.endpoints import EndpointsController
+from controllers.endpointslices import EndpointSliceController
+from controllers.garbage import GarbageCollector
+from controllers.namespace import NamespaceController
+from controllers.nodeipam import NodeIPAMController
+from controllers.nodelifecycle import NodeLifecycleController, TaintEvictionController
+from controllers.options import Options
+from controllers.podgc import PodGarbageCollector
+from controllers.replicaset import ReplicaSetController, ReplicationControllerController
+from controllers.route import RouteController
+from controllers.runtime import Context, Runnable
+from controllers.serviceaccount import RootCAPublisher, ServiceAccountController
+
+
+def _always(_: Options) -> str:
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One controller. `lacks` names the flag without which it cannot run; "" when it can."""
+
+    controller: type[Runnable]
+    alias: str  # the name it had before Kubernetes 1.28, which --controllers still knows
+    build: Callable[[Context], Runnable]
+    lacks: Callable[[Options], str] = _always
+
+    @property
+    def name(self) -> str:
+        return self.controller.name
+
+
+def _ipam(options: Options) -> str:
+    return "" if options.allocate_node_cidrs else "--allocate-node-cidrs"
+
+
+def _route(options: Options) -> str:
+    if not options.cloud_provider or not options.configure_cloud_routes:
+        return "--cloud-provider" if not options.cloud_provider else "--configure-cloud-routes"
+    return _ipam(options)
+
+
+def _root_ca(options: Options) -> str:
+    return "" if options.root_ca_pem else "--root-ca-file"
+
+
+def _build_route(ctx: Context) -> Runnable:
+    assert ctx.cloud is not None
+    return RouteController(ctx, ctx.cloud)
+
+
+CONTROLLERS: Sequence[Entry] = (
+    Entry(NamespaceController, "namespace", NamespaceController),
+    Entry(ServiceAccountController, "serviceaccount", ServiceAccountController),
+    Entry(RootCAPublisher, "root-ca-cert-publisher", RootCAPublisher, _root_ca),
+    Entry(NodeIPAMController, "nodeipam", NodeIPAMController, _ipam),
+    Entry(RouteController, "route", _build_route, _route),
+    Entry(NodeLifecycleController, "nodelifecycle", NodeLifecycleController),
+    Entry(TaintEvictionController, "taint-eviction", TaintEvictionController),
+    Entry(
+        ReplicaSetController,
+        "replicaset",
+        lambda ctx: ReplicaSetController(ctx, workers=ctx.options.concurrent_replicaset_syncs),
+    ),
+    Entry(
+        ReplicationControllerController,
+        "replicationcontroller",
+        lambda ctx: ReplicationControllerController(ctx, workers=ctx.options.concurrent_rc_syncs),
+    ),
+    Entry(DeploymentController, "deployment", DeploymentController),
+    Entry(DaemonSetController, "daemonset", DaemonSetController),
+    Entry(EndpointsController, "endpoint", EndpointsController),
+    Entry(EndpointSliceController, "endpointslice", EndpointSliceController),
+    Entry(PodGarbageCollector, "podgc", PodGarbageCollector),
+    Entry(GarbageCollector, "garbagecollector", GarbageCollector),
+)
+
+
+class UnknownController(ValueError):
+    """`--controllers` names one that does not exist."""
+
+
+def select(wanted: Sequence[str], entries: Sequence[Entry] = CONTROLLERS) -> list[Entry]:
+    """The entries that `--controllers` asks for: `*` is all of them, `foo` one, `-foo` all but that one.
+
+    An explicit name wins over the star. Raises UnknownController.
+    """
+    names = {entry.name: entry.name for entry in entries} | {entry.alias: entry.name for entry in entries}
+    on: set[str] = set()
+    off: set[str] = set()
+    for word in wanted:
+        if word == "*":
+            continue
+        name = names.get(word.removeprefix("-"))
+        if name is None:
+            raise UnknownController(f"{word.removeprefix('-')!r} is not in the list of known controllers")
+        (off if word.startswith("-") else on).add(name)
+    return [e for e in entries if e.name in on or ("*" in wanted and e.name not in off)]

@@ -1,0 +1,195 @@
+"""ReplicaSet and ReplicationController: keep so many pods of one template running.
+
+One implementation for both, as in Kubernetes; a `Flavour` says what differs (kind, selector, who else is
+related).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from apimachinery import errors, selectors
+from controllers import objects as o
+from controllers import pods
+from controllers.claims import Claimer
+from controllers.objects import Object
+from controllers.podcontrol import PodControl, enqueue_owner
+from controllers.runtime import SETTLE_RETRY, Context, Controller, ignore_not_found, in_namespace
+from kubeclient.resources import GVR, PODS, REPLICASETS, REPLICATIONCONTROLLERS
+from kubeclient.rest import ConnectionFailed
+
+BURST = 500  # the most pods one sync creates or deletes
+Matcher = Callable[[Mapping[str, str]], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one sync does: so many pods made, these pods given up."""
+
+    create: int = 0
+    delete: tuple[Object, ...] = ()
+
+
+def compute_plan(owner: Object, mine: Sequence[Object], related: Sequence[Object], now: float) -> Plan:
+    """Compare active pods with `spec.replicas`; `related` are the active pods of the owner's siblings, itself
+    included.
+    """
+    active = [pod for pod in mine if pods.is_active(pod)]
+    difference = o.replicas(owner) - len(active)
+    if o.is_terminating(owner) or difference == 0:
+        return Plan()
+    if difference > 0:
+        return Plan(create=min(difference, BURST))
+    per_node: dict[str, int] = {}
+    for pod in related:
+        if pods.is_active(pod) and (node := pods.node_name(pod)):
+            per_node[node] = per_node.get(node, 0) + 1
+    crowding = {o.uid(pod): per_node.get(pods.node_name(pod), 0) for pod in active}
+    ranked = pods.rank_for_deletion(active, crowding, now)
+    return Plan(delete=tuple(ranked[: min(-difference, BURST)]))
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why the last attempt to reach the wanted number did not succeed."""
+
+    reason: str  # FailedCreate or FailedDelete
+    message: str
+
+
+def compute_status(owner: Object, mine: Sequence[Object], failure: Failure | None, now: float) -> Object:
+    """The whole `status` of the owner, given its claimed pods; equal to the old one when nothing changed."""
+    active = [pod for pod in mine if pods.is_active(pod)]
+    template_labels = o.labels(o.spec(owner).get("template") or {})
+    min_ready = int(o.spec(owner).get("minReadySeconds") or 0)
+    counts = {
+        "fullyLabeledReplicas": sum(template_labels.items() <= o.labels(pod).items() for pod in active),
+        "readyReplicas": sum(pods.is_ready(pod) for pod in active),
+        "availableReplicas": sum(pods.is_available(pod, min_ready, now) for pod in active),
+    }
+    out: Object = {"replicas": len(active), "observedGeneration": o.generation(owner)}
+    out.update({field: count for field, count in counts.items() if count})
+    conditions = _failure_conditions(o.status(owner).get("conditions") or [], failure, now)
+    if conditions:
+        out["conditions"] = conditions
+    return out
+
+
+def _failure_conditions(old: Sequence[Object], failure: Failure | None, now: float) -> list[Object]:
+    if failure is None:
+        return o.drop_condition(old, "ReplicaFailure")
+    if o.find_condition(old, "ReplicaFailure") is not None:
+        return list(old)
+    return o.set_condition(
+        old,
+        {
+            "type": "ReplicaFailure",
+            "status": "True",
+            "reason": failure.reason,
+            "message": failure.message,
+            "lastTransitionTime": o.format_time(now),
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Flavour:
+    """What differs between the two kinds."""
+
+    gvr: GVR
+    selector: Callable[[Object], Matcher]
+
+
+def _label_selector(owner: Object) -> Matcher:
+    return selectors.label_selector_from(o.spec(owner).get("selector") or {}).matches
+
+
+def _label_map(owner: Object) -> Matcher:
+    return selectors.from_set(o.spec(owner).get("selector") or {}).matches
+
+
+class _Replicas(Controller):
+    """The loop of both controllers."""
+
+    flavour: ClassVar[Flavour]
+
+    def __init__(self, ctx: Context, *, workers: int) -> None:
+        super().__init__(ctx, workers=workers)
+        gvr = self.flavour.gvr
+        self.owners = self.watch(gvr, self.enqueue)
+        self.pods = self.watch(PODS, enqueue_owner(self, gvr.kind, self._enqueue_adopters))
+        self.written = self.written_to(PODS)
+        self.control = PodControl(self, gvr, self.written)
+        self.claimer = Claimer(ctx.client, gvr, PODS)
+
+    async def sync(self, key: str) -> float | None:
+        owner = self.owners.store.get(key)
+        if owner is None:
+            self.written.forget(key)
+            return None
+        if not self.written.settled(key):
+            return SETTLE_RETRY
+        matches = self.flavour.selector(owner)
+        neighbours = in_namespace(self.pods, o.namespace(owner))
+        mine = await self.claimer.claim(owner, lambda pod: matches(o.labels(pod)), neighbours)
+        plan = compute_plan(owner, mine, self._related(owner, neighbours), self.clock.now())
+        failure, error = await self._execute(owner, plan)
+        now = self.clock.now()
+        await self._write_status(owner, compute_status(owner, mine, failure, now))
+        if error is not None:
+            raise error
+        return pods.available_in(mine, int(o.spec(owner).get("minReadySeconds") or 0), now)
+
+    async def _execute(self, owner: Object, plan: Plan) -> tuple[Failure | None, Exception | None]:
+        try:
+            if plan.create:
+                await self.control.create_many(owner, [o.spec(owner)["template"]] * plan.create)
+            if plan.delete:
+                await self.control.delete_many(owner, plan.delete)
+        except (errors.StatusError, ConnectionFailed, TimeoutError) as error:
+            return Failure("FailedCreate" if plan.create else "FailedDelete", str(error)), error
+        return None, None
+
+    async def _write_status(self, owner: Object, new: Object) -> None:
+        if new == o.status(owner):
+            return
+        await ignore_not_found(
+            self.client.update(self.flavour.gvr, o.with_status(owner, new), subresource="status")
+        )
+
+    def _related(self, owner: Object, neighbours: Sequence[Object]) -> list[Object]:
+        """Pods of every sibling under the same controller (old and new ReplicaSets of one Deployment), and
+        its own.
+        """
+        parent = o.controller_of(owner)
+        siblings = {o.uid(owner)}
+        if parent is not None:
+            everyone = in_namespace(self.owners, o.namespace(owner))
+            siblings |= {o.uid(other) for other in everyone if _has_controller(other, parent["uid"])}
+        return [pod for pod in neighbours if (ref := o.controller_of(pod)) and ref.get("uid") in siblings]
+
+    def _enqueue_adopters(self, pod: Object) -> None:
+        if o.is_terminating(pod):
+            return
+        for owner in in_namespace(self.owners, o.namespace(pod)):
+            if self.flavour.selector(owner)(o.labels(pod)):
+                self.enqueue(owner)
+
+
+def _has_controller(obj: Object, parent_uid: str) -> bool:
+    reference = o.controller_of(obj)
+    return reference is not None and reference.get("uid") == parent_uid
+
+
+class ReplicaSetController(_Replicas):
+    name: ClassVar[str] = "replicaset-controller"
+    account: ClassVar[str] = "replicaset-controller"
+    flavour: ClassVar[Flavour] = Flavour(REPLICASETS, _label_selector)
+
+
+class ReplicationControllerController(_Replicas):
+    name: ClassVar[str] = "replicationcontroller-controller"
+    account: ClassVar[str] = "replication-controller"
+    flavour: ClassVar[Flavour] = Flavour(REPLICATIONCONTROLLERS, _label_map)

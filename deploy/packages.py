@@ -1,0 +1,64 @@
+"""System packages: what the lab needs of the distribution, what of it is absent, and how to install it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Package:
+    """A Debian package, the file or program that proves it is there, and what it is for."""
+
+    name: str
+    proof: str
+    purpose: str
+
+    def present(self) -> bool:
+        """Is what it brings there, from whatever source?"""
+        if self.proof.startswith("/"):
+            return Path(self.proof).exists()
+        return shutil.which(self.proof, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") is not None
+
+
+PACKAGES = (
+    Package("iproute2", "ip", "lays the lab's network"),
+    Package("containerd", "containerd", "runs containers"),
+    Package("runc", "runc", "starts containers"),
+    Package("containernetworking-plugins", "/usr/lib/cni/bridge", "connects pods"),
+    Package("nftables", "nft", "carries kube-proxy's rules"),
+    Package("iptables", "iptables", "carries host ports of pods"),
+    Package("conntrack", "conntrack", "forgets connections to Services that moved"),
+    Package("haproxy", "haproxy", "balances the apiservers"),
+    Package("busybox-static", "/bin/busybox", "is the content of the example images"),
+)
+
+
+def missing() -> list[Package]:
+    """Which packages are absent."""
+    return [package for package in PACKAGES if not package.present()]
+
+
+def install_command(packages: Sequence[Package]) -> list[str]:
+    """The command line that installs `packages`."""
+    names = [package.name for package in packages]
+    return ["apt-get", "install", "--yes", "--no-install-recommends", *names]
+
+
+def install(packages: Sequence[Package]) -> int:
+    """Install with apt-get and return its exit code; nothing is run when there is nothing to install.
+
+    RUNLEVEL=1 makes invoke-rc.d think the machine is in single-user mode: packages are unpacked and
+    configured, but no service is started on the machine itself.
+    """
+    if not packages:
+        return 0
+    environment = {**os.environ, "RUNLEVEL": "1", "DEBIAN_FRONTEND": "noninteractive"}
+    code = subprocess.run(["apt-get", "update"], env=environment, check=False).returncode
+    if code != 0:
+        return code
+    return subprocess.run(install_command(packages), env=environment, check=False).returncode

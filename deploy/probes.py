@@ -1,0 +1,67 @@
+"""Looking at one daemon: small blocking HTTP requests made inside a host's network namespace."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import ssl
+from pathlib import Path
+
+from deploy import linux
+
+TIMEOUT = 1.0
+
+
+class _Dialled(http.client.HTTPConnection):
+    """An HTTP connection over a socket that somebody else opened."""
+
+    def __init__(self, address: str, sock: socket.socket) -> None:
+        super().__init__(address)
+        self.sock = sock
+
+
+def dial(namespace: str | Path, address: str, port: int, timeout: float = TIMEOUT) -> socket.socket:
+    """A TCP connection made inside the network namespace at `namespace`. Raises OSError."""
+    with linux.in_network(namespace):
+        return socket.create_connection((address, port), timeout=timeout)
+
+
+def fetch(
+    namespace: str | Path, address: str, port: int, path: str, context: ssl.SSLContext | None = None
+) -> tuple[int, bytes]:
+    """GET `path`; the status code and body. Raises OSError, http.client.HTTPException."""
+    sock: socket.socket = dial(namespace, address, port)
+    with sock:
+        if context is not None:
+            sock = context.wrap_socket(sock, server_hostname=address)
+        connection = _Dialled(address, sock)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+
+def lacking(
+    namespace: str | Path, address: str, port: int, path: str, context: ssl.SSLContext | None = None
+) -> str | None:
+    """None when `path` answers 200, else what is wrong in a few words."""
+    try:
+        status, body = fetch(namespace, address, port, path, context)
+    except (OSError, http.client.HTTPException) as error:
+        return f"{address}:{port}{path}: {error or type(error).__name__}"
+    if status == 200:
+        return None
+    return f"{address}:{port}{path}: {status} {body[:200].decode(errors='replace').strip()}"
+
+
+def etcd_lacking(namespace: str | Path) -> str | None:
+    """None when the member on this host says, on its metrics port, that it is part of a working cluster."""
+    try:
+        status, body = fetch(namespace, "127.0.0.1", 2381, "/health")
+        healthy = str(json.loads(body).get("health")).lower() == "true"
+    except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
+        return f"127.0.0.1:2381/health: {error or type(error).__name__}"
+    return None if status == 200 and healthy else f"/health: {body[:200].decode(errors='replace').strip()}"

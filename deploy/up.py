@@ -1,0 +1,423 @@
+"""`hardway up`: from nothing, or from whatever a crash left, to a cluster that serves.
+
+The order is forced by forking: everything warm is imported, then the hosts are forked, and only then does
+this process talk to anybody. Each step starts only what is missing, so that `up` after any crash is the same
+`up`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from deploy import addons, cgroups, configs, doctor, hosts, linux, network, probes
+from deploy.api import Api, APIError, Unreachable, tls_context
+from deploy.control import Control, HostDown, Refused
+from deploy.goals import Goal, Missed, Reporter, pursue
+from deploy.hosts import HostPlan
+from deploy.images import catalogue
+from deploy.images.catalogue import Archive
+from deploy.state import State
+from deploy.topology import API_PORT, Host, Topology
+from deploy.units import OUTSIDE_FD_VARIABLE, Unit, packages_of, units_for
+from pki import kubeconfig, layout
+from pki.layout import Inventory
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_TIMEOUT = 90.0
+# Numeric libraries start a thread a core when they are imported; a parent that forks must have one thread.
+SINGLE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+class UpError(Exception):
+    """The cluster cannot be raised; the message says what is missing."""
+
+
+@dataclass
+class Background:
+    """Work in a forked child while this process does something else."""
+
+    name: str
+    action: Callable[[], None]
+    pid: int = 0
+    error: str | None = None
+    _read: int = -1
+
+    def start(self) -> Background:
+        """Fork; return self."""
+        self._read, write = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 0
+            try:
+                self.action()
+            except BaseException as error:
+                code = 1
+                os.write(write, f"{type(error).__name__}: {error}".encode()[:4000])
+            os._exit(code)
+        os.close(write)
+        return self
+
+    def lacking(self) -> str | None:
+        """None when it has succeeded, else that it runs, or for ever how it failed."""
+        if self.pid == 0:
+            return self.error
+        done, status = os.waitpid(self.pid, os.WNOHANG)
+        if done == 0:
+            return f"{self.name} is not finished"
+        self.pid = 0
+        with os.fdopen(self._read, "rb") as pipe:
+            text = pipe.read().decode(errors="replace")
+        if status != 0:
+            self.error = f"{self.name}: {text or 'died'}"
+        return self.error
+
+    def abandon(self) -> None:
+        """Kill it if it still runs."""
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self.pid = 0
+
+
+@dataclass
+class Raise:
+    """One run of `up`."""
+
+    topology: Topology
+    state: State
+    report: Reporter
+    timeout: float = DEFAULT_TIMEOUT
+    groups: cgroups.Hierarchies = field(default_factory=cgroups.find)
+
+    def control(self, host: Host) -> Control:
+        """The command line into a host."""
+        return Control(host.name, self.state.socket(host.name))
+
+    # -- before anything is forked
+    # -----------------------------------------------------------------------------
+
+    def preflight(self, down: Sequence[Host]) -> None:
+        """Stop here, naming everything that is missing, rather than halfway."""
+        cluster_up = not any(host.role == "balancer" for host in down)
+        findings = list(doctor.examine(self.topology, self.state.root, cluster_up=cluster_up))
+        fatal = [finding for finding in findings if not finding.ok and finding.fatal]
+        if fatal:
+            raise UpError("this machine cannot carry the lab yet:\n" + doctor.render(fatal))
+        for finding in findings:
+            if not finding.ok:
+                self.report.step(f"warning: {finding.name}: {finding.detail} -> {finding.remedy}")
+
+    def certificates(self) -> Inventory:
+        """The PKI, made or renewed."""
+        inventory = layout.generate(self.state.root, self.topology.cluster_names())
+        count = len(layout.leaves(inventory.names)) + len(layout.AUTHORITIES)
+        self.report.step(f"certificates: {count}, {len(inventory.changed)} files made or renewed")
+        return inventory
+
+    def files(
+        self, host: Host, inventory: Inventory, machine: configs.Machine
+    ) -> dict[str, tuple[bytes, int]]:
+        """All files of a host with their modes."""
+        files = {
+            path: (text.encode(), 0o644)
+            for path, text in configs.files_for(self.topology, host, machine).items()
+        }
+        for path, source in inventory.host_files(host.name).items():
+            files[path] = (source.read_bytes(), source.stat().st_mode & 0o777)
+        return files
+
+    def units(self, host: Host) -> tuple[Unit, ...]:
+        """The units of a host."""
+        return units_for(self.topology, host, cgroup_root=self.state.host_cgroup(host.name))
+
+    def listen_outside(self) -> socket.socket:
+        """The one socket of the cluster in the machine's own network."""
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(self.topology.outside)
+        except OSError as error:
+            address, port = self.topology.outside
+            raise UpError(f"cannot listen on {address}:{port}: {error}") from error
+        sock.listen(1024)
+        return sock
+
+    def plan(self, host: Host, inventory: Inventory, machine: configs.Machine) -> HostPlan:
+        """Everything `host` starts with."""
+        units = self.units(host)
+        sockets: dict[str, socket.socket] = {}
+        if host.role == "balancer":
+            outside = self.listen_outside()
+            sockets["outside"] = outside
+            descriptor = outside.fileno()
+            environment = {OUTSIDE_FD_VARIABLE: str(descriptor)}
+            units = tuple(replace(unit, environment=environment, inherits=(descriptor,)) for unit in units)
+        return HostPlan(host=host, units=units, files=self.files(host, inventory, machine), sockets=sockets)
+
+    def warm(self, units: Iterable[Unit]) -> None:
+        """Import every daemon once, so that all processes forked from here share the memory."""
+        os.environ.update({name: value for name, value in SINGLE_THREAD.items() if name not in os.environ})
+        started = time.monotonic()
+        names = packages_of(units)
+        for name in names:
+            try:
+                importlib.import_module(f"{name}.app")
+            except Exception as error:
+                self.report.step(f"warning: {name} cannot be imported: {type(error).__name__}: {error}")
+        threads = doctor.single_threaded()
+        if threads != 1:
+            raise UpError(
+                f"importing the daemons started {threads - 1} threads: forking now would not be safe"
+            )
+        gc.collect()
+        gc.freeze()
+        self.report.step(f"imported {len(names)} daemons in {time.monotonic() - started:.2f} s")
+
+    # -- hosts
+    # -------------------------------------------------------------------------------------------------
+
+    def start_stopped_units(self, up: Iterable[Host]) -> None:
+        """On hosts that were up already: start what was stopped."""
+        for host in up:
+            with contextlib.suppress(HostDown, Refused):
+                control = self.control(host)
+                for name, unit in control.call("status")["units"].items():
+                    if unit["state"] == "stopped":
+                        control.call("start", unit=name)
+                        self.report.step(f"{host.name}: {name} started again")
+
+    def raise_hosts(self, down: Sequence[Host], inventory: Inventory) -> None:
+        """Fork the hosts that are not up, on the network that they share."""
+        self.state.run.mkdir(parents=True, exist_ok=True)
+        self.state.run.chmod(0o700)
+        if network.open_router(self.state.router_netns, self.topology.network):
+            self.report.step("lab network: bridge and router")
+        machine = doctor.machine()
+        plans = [self.plan(host, inventory, machine) for host in down]
+        names: list[str] = []
+        try:
+            hosts.raise_hosts(self.state, self.topology, plans, self.groups, on_up=names.append)
+        finally:
+            for plan in plans:
+                for sock in plan.sockets.values():
+                    sock.close()
+        self.report.step(f"hosts up: {', '.join(names)}")
+
+    # -- what is waited for
+    # ------------------------------------------------------------------------------------
+
+    def goals(self, inventory: Inventory, images: Sequence[Building]) -> Iterator[Goal]:
+        """Everything that makes the cluster usable."""
+        context = tls_context(kubeconfig.load(inventory.admin_kubeconfig))
+        api = Api.from_kubeconfig(inventory.admin_kubeconfig)
+        for host in self.topology.by_role("controller"):
+            pid = self.control(host).pid()
+            yield Goal(
+                f"{host.name}: etcd member healthy",
+                lambda pid=pid: probes.etcd_lacking(f"/proc/{pid}/ns/net"),  # type: ignore[misc]
+                (self.state.log(host.name, "etcdlite"),),
+            )
+            yield Goal(
+                f"{host.name}: apiserver ready",
+                lambda host=host: probes.lacking(  # type: ignore[misc]
+                    self.state.router_netns, host.address, API_PORT, "/readyz", context
+                ),
+                (self.state.log(host.name, "apiserver"),),
+            )
+        yield Goal(
+            f"API answers on {self.topology.outside_server}",
+            lambda: _lacking(lambda: api.get("/readyz")),
+            (self.state.log(self.topology.by_role("balancer")[0].name, "haproxy"),),
+        )
+        workers = self.topology.by_role("worker")
+        for host in workers:
+            for building in images:
+                probe = ImageImport(self, host, building)
+                log = self.state.log(host.name, "containerd")
+                yield Goal(f"{host.name}: {building.name} imported", probe, (log,))
+            if host.pod_cidr is None:
+                yield Goal(
+                    f"{host.name}: pods' network configured",
+                    lambda host=host: self.configure_pods(api, host),  # type: ignore[misc]
+                    (self.state.log(host.name, "kubelet"),),
+                )
+            yield Goal(
+                f"{host.name}: node Ready",
+                lambda host=host: node_lacking(api, host.name),  # type: ignore[misc]
+                (self.state.log(host.name, "kubelet"), self.state.log(host.name, "containerd")),
+            )
+        yield Goal("add-ons applied", lambda: _lacking(lambda: self.apply_addons(api)))
+        controllers = tuple(
+            self.state.log(host.name, unit)
+            for host in self.topology.by_role("controller")
+            for unit in ("controllers", "scheduler")
+        )
+        yield Goal(
+            "cluster DNS ready", lambda: deployment_lacking(api, "kube-system", "clusterdns"), controllers
+        )
+
+    def configure_pods(self, api: Api, host: Host) -> str | None:
+        """Write the node's CNI configuration once the controller-manager has given it a range: what the
+        operator does by hand in the hard way. It stays with the host."""
+        try:
+            cidr = api.get(f"/api/v1/nodes/{host.name}").get("spec", {}).get("podCIDR")
+            if not cidr:
+                return "the node has no podCIDR yet"
+            root = Path(f"/proc/{self.control(host).pid()}/root")
+            hosts.write_files(root, {configs.CNI_CONF: (configs.cni_conflist(cidr).encode(), 0o644)})
+        except (Unreachable, APIError, HostDown, OSError) as error:
+            return str(error)
+        return None
+
+    def apply_addons(self, api: Api) -> None:
+        """Apply the manifests. Raises Unreachable, APIError."""
+        values = {
+            "CLUSTER_DNS": self.topology.network.cluster_dns,
+            "CLUSTER_DOMAIN": self.topology.network.cluster_domain,
+            "DNS_IMAGE": catalogue.dns_reference(ROOT),
+        }
+        for obj in addons.load(values):
+            api.apply(obj)
+
+    def run(self) -> Sequence[Missed]:
+        """Raise the cluster; what it returns was not reached in time. Raises UpError, and errors of the
+        parts."""
+        down = [host for host in self.topology.hosts if not self.control(host).is_up()]
+        self.preflight(down)
+        self.state.root.mkdir(parents=True, exist_ok=True)
+        self.state.images.mkdir(exist_ok=True)
+        inventory = self.certificates()
+        images = self.build_images()
+        if down:
+            self.warm(unit for host in down for unit in self.units(host))
+            self.raise_hosts(down, inventory)
+        self.start_stopped_units(host for host in self.topology.hosts if host not in down)
+        goals = list(self.goals(inventory, images))
+        try:
+            return pursue(goals, timeout=self.timeout, on_reached=lambda goal: self.report.step(goal.name))
+        finally:
+            for building in images:
+                building.work.abandon()
+
+    def build_images(self) -> list[Building]:
+        """Start making the archives that are absent. Cluster DNS takes longer, and nothing else waits for
+        it."""
+        directory = self.state.images
+        basic = Background("building basic images", lambda: catalogue.build_basic(directory))
+        dns = Background("building the image of cluster DNS", lambda: catalogue.build_dns(directory, ROOT))
+        return [
+            Building("basic images", basic.start(), catalogue.basic(directory)),
+            Building("image of cluster DNS", dns.start(), [catalogue.dns(directory, ROOT)]),
+        ]
+
+
+@dataclass(frozen=True)
+class Building:
+    """Archives that are being made."""
+
+    name: str
+    work: Background
+    archives: Sequence[Archive]
+
+
+def _lacking(action: Callable[[], object]) -> str | None:
+    try:
+        action()
+    except (Unreachable, APIError) as error:
+        return str(error)
+    return None
+
+
+def node_lacking(api: Api, name: str) -> str | None:
+    """Why the node is not Ready, or None."""
+    try:
+        node = api.get(f"/api/v1/nodes/{name}")
+    except (Unreachable, APIError) as error:
+        return str(error)
+    for condition in node.get("status", {}).get("conditions") or []:
+        if condition["type"] == "Ready":
+            return None if condition["status"] == "True" else str(condition.get("message", "not Ready"))
+    return "it has registered but reports no condition yet"
+
+
+def deployment_lacking(api: Api, namespace: str, name: str) -> str | None:
+    """Why the Deployment has fewer ready replicas than it wants, or None."""
+    try:
+        deployment = api.get(f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}")
+    except (Unreachable, APIError) as error:
+        return str(error)
+    status, wanted = deployment.get("status") or {}, deployment["spec"].get("replicas", 1)
+    observed = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
+    ready, updated = status.get("readyReplicas", 0), status.get("updatedReplicas", 0)
+    if observed and ready >= wanted and updated >= wanted:
+        return None
+    return f"{ready} of {wanted} replicas ready, {updated} up to date"
+
+
+@dataclass
+class ImageImport:
+    """Bringing images into one worker's containerd: as a goal's probe, called until it returns None."""
+
+    run: Raise
+    host: Host
+    building: Building
+    _process: subprocess.Popen[str] | None = None
+
+    def __call__(self) -> str | None:
+        if (lacking := self.building.work.lacking()) is not None:
+            return lacking
+        if self._process is not None:
+            return self._finish(self._process)
+        try:
+            present = self._present()
+            if isinstance(present, str):
+                return present
+            for archive in self.building.archives:
+                if not set(archive.references) <= present:
+                    self._process = self._ctr("images", "import", f"{hosts.IMAGES}/{archive.path.name}")
+                    return f"importing {archive.path.name}"
+        except HostDown as error:
+            return str(error)
+        return None
+
+    def _finish(self, process: subprocess.Popen[str]) -> str | None:
+        if process.poll() is None:
+            return "an import is running"
+        output, self._process = process.communicate()[0], None
+        if process.returncode != 0:
+            return f"ctr import failed ({process.returncode}): {output.strip()[-300:]}"
+        return "checking images"
+
+    def _present(self) -> set[str] | str:
+        """The images that containerd knows, or why it cannot be asked."""
+        process = self._ctr("images", "list", "-q")
+        try:
+            output, _ = process.communicate(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            return "containerd does not answer"
+        return set(output.split()) if process.returncode == 0 else f"containerd: {output.strip()[-200:]}"
+
+    def _ctr(self, *arguments: str) -> subprocess.Popen[str]:
+        pid = self.run.control(self.host).pid()
+        command = ["ctr", "--connect-timeout", "2s", "-n", "k8s.io", *arguments]
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            # Safe: this process has one thread.
+            preexec_fn=lambda: linux.enter(pid, processes=False),
+        )

@@ -1,0 +1,156 @@
+"""One serving member: state machine, consensus, API and background work, wired and owned in one place."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from etcdlite.consensus.node import ConsensusStatus
+from etcdlite.consensus.statemachine import StateMachine
+from etcdlite.mvcc.errors import StoreError
+from etcdlite.pb import internal_pb2
+from etcdlite.pb import rpc_pb2 as rpc
+from etcdlite.server import http, requests
+from etcdlite.server.context import Member, Settings
+from etcdlite.server.grpcserver import ServerTLS, build_server
+from etcdlite.server.machine import Machine
+from etcdlite.server.requests import Requests
+from etcdlite.server.watching import WatchService
+
+log = logging.getLogger(__name__)
+
+_LEASE_INTERVAL: Final = 0.5  # etcd's leaseRevokeRate allows 1000 a second; so does one round here
+_QUOTA_INTERVAL: Final = 1.0
+_STOP_GRACE: Final = 0.5
+READY: Final = "ready to serve client requests"
+
+
+class RunningConsensus(requests.Consensus, Protocol):
+    """Consensus as a part that is started here."""
+
+    async def run(self) -> None: ...
+
+    async def wait_leader(self, timeout: float | None = None) -> int: ...
+
+    def on_change(self, listener: Callable[[ConsensusStatus], None]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listen:
+    """Where the member serves."""
+
+    client_urls: Sequence[str]
+    metrics_urls: Sequence[str] = ()
+    tls: ServerTLS | None = field(default=None, repr=False)
+    metrics_tls: ssl.SSLContext | None = field(default=None, repr=False)
+
+
+class EtcdServer:
+    """A member of the cluster, from its data directory to its ports."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        settings: Settings,
+        listen: Listen,
+        make_consensus: Callable[[StateMachine], RunningConsensus],
+    ) -> None:
+        """Open the database below `data_dir` and load it. Raises DatabaseDamaged, OSError, and what
+        `make_consensus` raises.
+        """
+        folder = data_dir / "member"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._listen = listen
+        timeout = settings.request_timeout
+        self.requests = Requests(timeout=timeout, max_request_bytes=settings.max_request_bytes)
+        self.machine = Machine(
+            folder / "db",
+            quota_bytes=settings.quota_backend_bytes,
+            minimum_lease_ttl=math.ceil(1.5 * settings.election_timeout),
+            on_applied=self.requests.resolve,
+        )
+        self.consensus = make_consensus(self.machine)
+        self.requests.bind(self.consensus)
+        self.member = Member(settings, self.machine, self.requests)
+        self.watch = WatchService(self.member)
+        self._led = False
+        self._leader = 0
+        self.consensus.on_change(self._on_change)
+
+    async def run(self) -> None:
+        """Take part and serve until cancelled. The state machine outlives consensus, which applies to it."""
+        async with asyncio.TaskGroup() as storage:
+            flusher = storage.create_task(self.machine.run(), name="machine")
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self.consensus.run(), name="consensus")
+                    tasks.create_task(self.requests.run(), name="reads")
+                    tasks.create_task(self.watch.run(), name="watch")
+                    tasks.create_task(self._expire_leases(), name="leases")
+                    tasks.create_task(self._guard_quota(), name="quota")
+                    tasks.create_task(self._serve_clients(), name="clients")
+                    tasks.create_task(self._serve_probes(), name="probes")
+            finally:
+                flusher.cancel()
+
+    async def _serve_clients(self) -> None:
+        """Like etcd, a member opens its client port once it knows a leader."""
+        await self.consensus.wait_leader()
+        server = build_server(self.member, self.watch, self._listen.client_urls, self._listen.tls)
+        await server.start()
+        log.info(READY, extra={"urls": ",".join(self._listen.client_urls)})
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await server.stop(_STOP_GRACE)
+
+    async def _serve_probes(self) -> None:
+        await http.serve(self.member, self.watch, self._listen.metrics_urls, self._listen.metrics_tls)
+
+    def _on_change(self, status: ConsensusStatus) -> None:
+        if status.leader_id and status.leader_id != self._leader:
+            self._leader = status.leader_id
+            self.machine.leader_changes += 1
+        if status.is_leader and not self._led:
+            extend = self.member.settings.election_timeout
+            self.machine.lessor.promote(self.machine.monotonic(), extend)
+        self._led = status.is_leader
+
+    async def _expire_leases(self) -> None:
+        """The leader proposes what its clock says; a proposal that is lost is made again in the next round."""
+        while True:
+            await asyncio.sleep(_LEASE_INTERVAL)
+            if not self._led:
+                continue
+            due = self.machine.lessor.expired(self.machine.monotonic())
+            async with asyncio.TaskGroup() as revocations:
+                for lease in due:
+                    revocations.create_task(self._revoke(lease))
+
+    async def _revoke(self, lease: int) -> None:
+        request = internal_pb2.InternalRaftRequest(lease_revoke=rpc.LeaseRevokeRequest(ID=lease))
+        try:
+            await self.requests.submit(request)
+        except StoreError as error:
+            log.info("lease not revoked yet", extra={"lease": f"{lease:x}", "reason": error.text})
+
+    async def _guard_quota(self) -> None:
+        """Raise NOSPACE for this member when its database has outgrown the quota."""
+        while True:
+            await asyncio.sleep(_QUOTA_INTERVAL)
+            member = self.consensus.status().member_id
+            full = self.machine.backend.size_in_use() > self.machine.quota_bytes
+            if not full or (member, rpc.NOSPACE) in self.machine.alarms:
+                continue
+            log.warning("database space exceeded, raising the NOSPACE alarm")
+            alarm = rpc.AlarmRequest(action=rpc.AlarmRequest.ACTIVATE, memberID=member, alarm=rpc.NOSPACE)
+            try:
+                await self.requests.submit(internal_pb2.InternalRaftRequest(alarm=alarm))
+            except StoreError as error:
+                log.warning("alarm not raised yet", extra={"reason": error.text})

@@ -1,0 +1,1 @@
+"""The node as the cluster sees it: its object, its status, its heartbeat."""

@@ -1,0 +1,185 @@
+"""The Node object and its status, from facts. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from apimachinery import quantity
+from kubelet.cri.pb import api_pb2 as pb
+from kubelet.node.machine import Free, Machine
+from kubelet.pods.resources import milli, whole
+from kubelet.pods.status import stamp
+
+MEMORY_FLOOR = 100 << 20  # bytes; memory.available<100Mi of the default hard eviction thresholds
+DISK_FLOOR, INODE_FLOOR = 0.10, 0.05  # nodefs.available<10%, nodefs.inodesFree<5%
+PID_FLOOR = 0.05
+MAX_IMAGES = 50
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """How this node presents itself."""
+
+    name: str
+    ips: tuple[str, ...]
+    port: int
+    max_pods: int
+    kubelet_version: str
+    reserved: Sequence[Mapping[str, str]] = ()
+    taints: Sequence[Mapping[str, Any]] = ()
+
+
+def node_object(spec: NodeSpec, machine: Machine) -> Object:
+    """The Node as it is registered, without status."""
+    labels = {
+        "kubernetes.io/hostname": spec.name,
+        "kubernetes.io/os": "linux",
+        "kubernetes.io/arch": machine.architecture,
+        "beta.kubernetes.io/os": "linux",
+        "beta.kubernetes.io/arch": machine.architecture,
+    }
+    annotations = {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}
+    body: Object = {"taints": list(spec.taints)} if spec.taints else {}
+    metadata = {"name": spec.name, "labels": labels, "annotations": annotations}
+    return {"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": body}
+
+
+def capacity(spec: NodeSpec, machine: Machine) -> dict[str, str]:
+    """All there is."""
+    return {
+        "cpu": str(machine.cpus),
+        "memory": f"{machine.memory // 1024}Ki",
+        "ephemeral-storage": f"{machine.disk // 1024}Ki",
+        "pods": str(spec.max_pods),
+        "hugepages-2Mi": "0",
+    }
+
+
+def allocatable(spec: NodeSpec, machine: Machine) -> dict[str, str]:
+    """What pods may have: capacity less what is reserved, and less the eviction threshold."""
+    out = capacity(spec, machine)
+
+    def reserved(name: str, read: Any) -> int:
+        return sum(read(held[name]) for held in spec.reserved if name in held)
+
+    cpu = machine.cpus * 1000 - reserved("cpu", milli)
+    out["cpu"] = str(quantity.parse(f"{max(0, cpu)}m"))
+    memory = machine.memory - reserved("memory", whole) - MEMORY_FLOOR
+    out["memory"] = f"{max(0, memory) // 1024}Ki"
+    disk = int(machine.disk * (1 - DISK_FLOOR)) - reserved("ephemeral-storage", whole)
+    out["ephemeral-storage"] = str(max(0, disk))
+    return out
+
+
+def runtime_problems(status: pb.RuntimeStatus | None, relisting: bool) -> list[str]:
+    """Why the node is not ready, in the words of Kubernetes; empty when it is."""
+    if status is None:
+        return ["container runtime is down"]
+    problems = [] if relisting else ["PLEG is not healthy: pleg has yet to be successful"]
+    held = {condition.type: condition for condition in status.conditions}
+    for kind, what in (("RuntimeReady", "container runtime"), ("NetworkReady", "container runtime network")):
+        condition = held.get(kind)
+        if condition is None or not condition.status:
+            reason = condition.reason if condition else ""
+            message = condition.message if condition else ""
+            problems.append(f"{what} not ready: {kind}=false reason:{reason} message:{message}")
+    return problems
+
+
+def conditions(
+    machine: Machine, free: Free, problems: Sequence[str], old: Sequence[Mapping[str, Any]], now: float
+) -> list[Object]:
+    """The node's own conditions; a transition time moves only when the status does."""
+    low_disk = free.disk < machine.disk * DISK_FLOOR
+    low_disk = low_disk or bool(machine.inodes and free.inodes < machine.inodes * INODE_FLOOR)
+    low_pids = free.max_pids - free.pids < free.max_pids * PID_FLOOR
+    made = [
+        _pressure("MemoryPressure", free.memory < MEMORY_FLOOR, "Memory", "memory available"),
+        _pressure("DiskPressure", low_disk, "Disk", "no disk pressure"),
+        _pressure("PIDPressure", low_pids, "PID", "PID available"),
+    ]
+    if problems:
+        text = f"[{', '.join(problems)}]" if len(problems) > 1 else problems[0]
+        made.append({"type": "Ready", "status": "False", "reason": "KubeletNotReady", "message": text})
+    else:
+        text = "kubelet is posting ready status"
+        made.append({"type": "Ready", "status": "True", "reason": "KubeletReady", "message": text})
+    before = {condition["type"]: condition for condition in old}
+    for condition in made:
+        was = before.get(condition["type"], {})
+        same = was.get("status") == condition["status"]
+        condition["lastHeartbeatTime"] = stamp(now)
+        condition["lastTransitionTime"] = was.get("lastTransitionTime") if same else stamp(now)
+    return made
+
+
+def _pressure(kind: str, low: bool, what: str, fine: str) -> Object:
+    if low:
+        reason, message = (
+            f"KubeletHasInsufficient{what}",
+            f"kubelet has insufficient {what.lower()} available",
+        )
+        if what == "Disk":
+            reason, message = "KubeletHasDiskPressure", "kubelet has disk pressure"
+        return {"type": kind, "status": "True", "reason": reason, "message": message}
+    reason = "KubeletHasNoDiskPressure" if what == "Disk" else f"KubeletHasSufficient{what}"
+    return {"type": kind, "status": "False", "reason": reason, "message": f"kubelet has {_fine(what, fine)}"}
+
+
+def _fine(what: str, fine: str) -> str:
+    return fine if what == "Disk" else f"sufficient {fine}"
+
+
+def image_list(images: Sequence[pb.Image]) -> list[Object]:
+    """The largest images, with their names."""
+    largest = sorted(images, key=lambda image: -image.size)[:MAX_IMAGES]
+    named = ([*image.repo_digests, *image.repo_tags] for image in largest)
+    pairs = zip(named, largest, strict=True)
+    return [{"names": names, "sizeBytes": int(image.size)} for names, image in pairs if names]
+
+
+def node_status(
+    spec: NodeSpec,
+    machine: Machine,
+    *,
+    version: pb.VersionResponse | None,
+    images: Sequence[pb.Image],
+    made: list[Object],
+) -> Object:
+    """The whole status."""
+    runtime = f"{version.runtime_name}://{version.runtime_version}" if version else ""
+    addresses = [{"type": "InternalIP", "address": ip} for ip in spec.ips]
+    return {
+        "capacity": capacity(spec, machine),
+        "allocatable": allocatable(spec, machine),
+        "addresses": [*addresses, {"type": "Hostname", "address": spec.name}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": spec.port}},
+        "nodeInfo": {
+            "machineID": machine.machine_id,
+            "systemUUID": machine.machine_id,
+            "bootID": machine.boot_id,
+            "kernelVersion": machine.kernel,
+            "osImage": machine.os_image,
+            "containerRuntimeVersion": runtime,
+            "kubeletVersion": spec.kubelet_version,
+            "kubeProxyVersion": "",
+            "operatingSystem": "linux",
+            "architecture": machine.architecture,
+        },
+        "images": image_list(images),
+        "conditions": made,
+    }
+
+
+def essence(status: Mapping[str, Any]) -> Object:
+    """The status without heartbeat times: what must be reported at once when it changes."""
+    out = dict(status)
+    out["conditions"] = [
+        {k: v for k, v in condition.items() if k not in ("lastHeartbeatTime", "lastTransitionTime")}
+        for condition in status.get("conditions", [])
+    ]
+    return out

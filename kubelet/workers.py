@@ -1,0 +1,385 @@
+"""One worker for each pod: from what the API wants and the runtime has, step by step, until they agree.
+
+A worker is woken by a change of either side, by a probe's verdict or by time, and always starts from the present
+state, so a lost or doubled wake-up does no harm. Termination interrupts whatever the worker is doing; it never goes
+back to running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from componentbase.backoff import Backoff as Delay
+from componentbase.clock import Clock
+from componentbase.tasks import Background
+from kubelet.cache import RuntimeCache
+from kubelet.cri.port import RuntimeFailure
+from kubelet.executor import Executor, Recorder, StartFailure
+from kubelet.pods.config import grace_period
+from kubelet.pods.observed import EXITED, PodView
+from kubelet.pods.plan import Backoff, KillContainer, PodActions, StartContainer, compute_pod_actions
+from kubelet.pods.status import Facts, Status, Waiting, pod_ips, pod_status
+from kubelet.probes import Probes
+from kubelet.statuses import StatusManager
+from kubelet.volumes.manager import VolumeManager
+from kubelet.volumes.payload import VolumeError
+
+log = logging.getLogger(__name__)
+
+Pod = Mapping[str, Any]
+RESYNC = 60.0
+ROUNDS = 12
+CRASH_INITIAL, CRASH_MAX = 10.0, 300.0
+FORGIVEN_AFTER = 600.0  # seconds a container must run for its crashes to be forgotten (twice the maximum)
+OVER = ("Succeeded", "Failed")
+
+
+class Lifecycle(Protocol):
+    """What happens around a pod outside the runtime."""
+
+    async def finished(self, pod: Pod) -> None:
+        """Nothing runs any more and the final status is written: let the API object go."""
+
+    async def released(self, pod: Pod) -> None:
+        """The pod has left this node: forget everything about it."""
+
+    def refusal(self, pod: Pod) -> tuple[str, str] | None:
+        """Reason and message when the node cannot take the pod."""
+
+
+@dataclass
+class Work:
+    """What a worker knows beside the API and the runtime; all of it may be lost without harm."""
+
+    pod: Pod
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    gone: bool = False
+    admitted: bool = False
+    failed: tuple[str, str] | None = None
+    waiting: dict[str, Waiting] = field(default_factory=dict)
+    backoffs: dict[str, Backoff] = field(default_factory=dict)
+    retry: Delay = field(default_factory=lambda: Delay(1.0, 20.0))
+    step: asyncio.Task[float | None] | None = None
+    finished: bool = False
+    volumes_said: str = ""
+
+    @property
+    def terminating(self) -> bool:
+        return self.gone or bool(self.pod["metadata"].get("deletionTimestamp"))
+
+    @property
+    def grace(self) -> float:
+        return float(grace_period(self.pod))
+
+
+class PodWorkers:
+    """All workers; `update`, `remove` and `wake` are called by whoever sees a change."""
+
+    def __init__(
+        self,
+        *,
+        cache: RuntimeCache,
+        executor: Executor,
+        volumes: VolumeManager,
+        statuses: StatusManager,
+        probes: Probes,
+        recorder: Recorder,
+        lifecycle: Lifecycle,
+        clock: Clock,
+        tasks: Background,
+        host_ips: tuple[str, ...],
+    ) -> None:
+        self._cache = cache
+        self._executor = executor
+        self._volumes = volumes
+        self._statuses = statuses
+        self._probes = probes
+        self._events = recorder
+        self._lifecycle = lifecycle
+        self._clock = clock
+        self._tasks = tasks
+        self._host_ips = host_ips
+        self._work: dict[str, Work] = {}
+
+    def uids(self) -> set[str]:
+        return set(self._work)
+
+    def pod(self, uid: str) -> Pod | None:
+        work = self._work.get(uid)
+        return work.pod if work else None
+
+    def pods(self) -> list[Pod]:
+        """Pods that hold the node's resources: all that have not ended."""
+        return [w.pod for w in self._work.values() if w.admitted and not w.finished and not w.failed]
+
+    def update(self, pod: Pod) -> None:
+        """The API shows this pod as it now is."""
+        uid = pod["metadata"]["uid"]
+        work = self._work.get(uid)
+        if work is None:
+            work = self._work[uid] = Work(pod)
+            self._tasks.spawn(f"pod/{pod['metadata']['name']}", self._run(uid, work))
+        before, grace = work.terminating, work.grace
+        work.pod = pod
+        sooner = work.terminating and (not before or work.grace < grace)
+        if sooner and work.step is not None:
+            work.step.cancel()
+        work.wake.set()
+
+    def remove(self, pod: Pod) -> None:
+        """The API has no such pod any more: whatever runs of it must end."""
+        uid = pod["metadata"]["uid"]
+        if uid not in self._work:
+            self._work[uid] = Work(pod, gone=True)
+            self._tasks.spawn(f"pod/{pod['metadata']['name']}", self._run(uid, self._work[uid]))
+            return
+        work = self._work[uid]
+        running = work.step if not work.terminating else None
+        work.gone = True
+        if running is not None:
+            running.cancel()
+        work.wake.set()
+
+    def wake(self, uid: str) -> None:
+        if uid in self._work:
+            self._work[uid].wake.set()
+
+    async def _run(self, uid: str, work: Work) -> None:
+        """Step until the pod has left; a step that is interrupted is simply followed by the next."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                work.wake.clear()
+                work.step = group.create_task(self._guarded(uid, work), name=f"step/{uid}")
+                await asyncio.wait([work.step])
+                pause = 0.0 if work.step.cancelled() else work.step.result()
+                work.step = None
+                if pause is None:
+                    break
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await work.wake.wait()
+        del self._work[uid]
+
+    async def _guarded(self, uid: str, work: Work) -> float | None:
+        """One step; the seconds to wait for something to happen before the next, None when there is none."""
+        try:
+            pause = await self._step(uid, work)
+        except (RuntimeFailure, OSError) as error:
+            pause = work.retry.next()
+            log.warning(
+                "pod sync failed: %s", error, extra={"pod": _name(work.pod), "retry": f"{pause:.1f}s"}
+            )
+        except Exception:
+            pause = work.retry.next()
+            log.exception("pod sync failed", extra={"pod": _name(work.pod), "retry": f"{pause:.1f}s"})
+        return pause
+
+    async def _step(self, uid: str, work: Work) -> float | None:
+        if work.terminating:
+            return await self._terminate(uid, work)
+        if not work.admitted and (over := self._admit(uid, work)):
+            return over
+        view = self._cache.view(uid)
+        status = self._publish(work, view)
+        if status["phase"] in OVER:
+            return await self._conclude(uid, work, view)
+        work.failed = _deadline(work.pod, status, self._clock.now())
+        if work.failed:
+            self._events.event(work.pod, "Normal", work.failed[0], work.failed[1])
+            return await self._conclude(uid, work, view)
+        return await self._converge(uid, work, view)
+
+    def _admit(self, uid: str, work: Work) -> float | None:
+        """Take the pod in, or refuse it for good; one that already ran here is not asked again."""
+        phase = (work.pod.get("status") or {}).get("phase", "Pending")
+        fresh = self._cache.view(uid).empty and phase == "Pending"
+        refusal = self._lifecycle.refusal(work.pod) if fresh else None
+        if refusal is None:
+            work.admitted = True
+            return None
+        work.failed = refusal
+        self._events.event(work.pod, "Warning", *refusal)
+        self._publish(work, self._cache.view(uid))
+        return RESYNC
+
+    def _publish(self, work: Work, view: PodView, *, finished: bool = False) -> Status:
+        current = {**work.pod, "status": self._statuses.latest(work.pod)}
+        facts = Facts(
+            now=self._clock.now(),
+            host_ips=self._host_ips,
+            waiting=dict(work.waiting),
+            ready=self._probes.ready(),
+            started=self._probes.started(),
+            failed=work.failed,
+            terminating=work.terminating,
+            finished=finished,
+        )
+        before = current["status"]
+        if before.get("phase") in OVER and view.empty:
+            return dict(before)
+        status = pod_status(current, view, facts)
+        if not work.gone:
+            self._statuses.set(work.pod, status)
+        return status
+
+    async def _converge(self, uid: str, work: Work, view: PodView) -> float:
+        try:
+            volumes = await self._volumes.ensure(work.pod)
+        except VolumeError as error:
+            if str(error) != work.volumes_said:
+                self._events.event(work.pod, "Warning", "FailedMount", str(error))
+                work.volumes_said = str(error)
+            return work.retry.next()
+        work.volumes_said = ""
+        retry: float | None = None
+        for _ in range(ROUNDS):
+            ips = pod_ips(work.pod["spec"], view, self._host_ips)
+            self._probes.sync(work.pod, view, ips[0] if ips else "")
+            plan = self._plan(work, view)
+            if plan.nothing:
+                break
+            retry = await self._execute(work, view, plan, volumes)
+            view = await self._cache.refresh(uid)
+            if self._publish(work, view)["phase"] in OVER:
+                return await self._conclude(uid, work, view)
+            if retry is not None:
+                break
+        await self._executor.prune(view)
+        if retry is None:
+            work.retry.reset()
+        now = self._clock.now()
+        timers = [until - now for until in self._plan(work, view).waiting.values()]
+        if retry is not None:
+            timers.append(retry)
+        limit = work.pod["spec"].get("activeDeadlineSeconds")
+        return max(0.05, min([*timers, RESYNC if limit is None else min(RESYNC, float(limit))]))
+
+    def _plan(self, work: Work, view: PodView) -> PodActions:
+        plan = compute_pod_actions(
+            work.pod, view, now=self._clock.now(), backoffs=work.backoffs, probed=self._probes.probed()
+        )
+        metadata = work.pod["metadata"]
+        for name in plan.waiting:
+            whom = f"container={name} pod={metadata['name']}_{metadata['namespace']}({metadata['uid']})"
+            delay = f"{work.backoffs[name].seconds:g}s"
+            text = f"back-off {delay} restarting failed {whom}"
+            if work.waiting.get(name) != Waiting("CrashLoopBackOff", text):
+                work.waiting[name] = Waiting("CrashLoopBackOff", text)
+                said = f"Back-off restarting failed container {name} in pod {metadata['name']}"
+                self._events.event(
+                    work.pod, "Warning", "BackOff", f"{said}_{metadata['namespace']}({metadata['uid']})"
+                )
+                self._publish(work, view)
+        return plan
+
+    async def _execute(
+        self, work: Work, view: PodView, plan: PodActions, volumes: Mapping[str, Path]
+    ) -> float | None:
+        """Carry out a plan; the seconds after which to try again if a container did not start."""
+        pod, uid = work.pod, work.pod["metadata"]["uid"]
+        if plan.kill_pod:
+            await self._executor.kill_pod(pod, view, work.grace)
+        for kill in plan.kill:
+            await self._kill(work, view, kill)
+        if plan.create_sandbox:
+            await self._executor.create_sandbox(pod, plan.attempt)
+            view = await self._cache.refresh(uid)
+        retries = [retry for start in plan.start if (retry := await self._start(work, view, start, volumes))]
+        return min(retries) if retries else None
+
+    async def _kill(self, work: Work, view: PodView, kill: KillContainer) -> None:
+        target = next((container for container in view.containers if container.id == kill.id), None)
+        if target is not None:
+            ips = pod_ips(work.pod["spec"], view, self._host_ips)
+            grace = _probe_grace(work.pod, kill, work.grace)
+            await self._executor.kill_container(work.pod, target, grace, kill.message, ips[0] if ips else "")
+
+    async def _start(
+        self, work: Work, view: PodView, start: StartContainer, volumes: Mapping[str, Path]
+    ) -> float | None:
+        last = view.latest(start.name)
+        if last is not None and last.state == EXITED:
+            ran = last.finished_at - last.started_at if last.started_at else 0.0
+            before = work.backoffs.get(start.name) if ran < FORGIVEN_AFTER else None
+            work.backoffs[start.name] = Backoff(
+                min(CRASH_MAX, before.seconds * 2) if before else CRASH_INITIAL
+            )
+        try:
+            await self._executor.start_container(work.pod, start.name, start.attempt, view, volumes)
+        except StartFailure as failure:
+            work.waiting[start.name] = failure.waiting
+            return failure.retry
+        work.waiting.pop(start.name, None)
+        return None
+
+    async def _conclude(self, uid: str, work: Work, view: PodView) -> float:
+        """The pod has ended by itself, or was ended: stop what is left, keep what can be read (logs, status)."""
+        self._probes.stop(uid)
+        if view.alive:
+            await self._executor.kill_pod(work.pod, view, work.grace)
+            view = await self._cache.refresh(uid)
+        self._publish(work, view, finished=True)
+        work.finished = True
+        return RESYNC
+
+    async def _terminate(self, uid: str, work: Work) -> float | None:
+        """Stop everything, write the last status, let the object go, and leave nothing behind."""
+        self._probes.stop(uid)
+        view = await self._cache.refresh(uid)
+        if view.alive:
+            if not work.gone:
+                self._publish(work, view)
+            await self._executor.kill_pod(work.pod, view, work.grace)
+            view = await self._cache.refresh(uid)
+            if view.alive:
+                raise RuntimeFailure("the pod is still alive after it was killed")
+        if not work.finished:
+            work.finished = True
+            self._publish(work, view, finished=True)
+        await self._volumes.remove(uid)
+        if not work.gone:
+            await self._statuses.flushed(uid)
+            await self._lifecycle.finished(work.pod)
+            return 5.0
+        await self._executor.remove_pod(view)
+        metadata = work.pod["metadata"]
+        await self._executor.remove_logs(metadata.get("namespace", ""), metadata["name"], uid)
+        self._statuses.forget(uid)
+        await self._lifecycle.released(work.pod)
+        return None
+
+
+def _name(pod: Pod) -> str:
+    return f"{pod['metadata'].get('namespace', '')}/{pod['metadata'].get('name', '')}"
+
+
+def _deadline(pod: Pod, status: Mapping[str, Any], now: float) -> tuple[str, str] | None:
+    """Whether the pod has been active longer than it may."""
+    limit = pod["spec"].get("activeDeadlineSeconds")
+    began = status.get("startTime")
+    if limit is None or not began or now - _seconds(began) < float(limit):
+        return None
+    return "DeadlineExceeded", "Pod was active on the node longer than the specified deadline"
+
+
+def _seconds(stamp: str) -> float:
+    from datetime import datetime
+
+    return datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp()
+
+
+def _probe_grace(pod: Pod, kill: KillContainer, default: float) -> float:
+    """A probe may name a grace period of its own."""
+    kind = {"LivenessProbe": "livenessProbe", "StartupProbe": "startupProbe"}.get(kill.reason)
+    if kind:
+        for container in [*pod["spec"].get("initContainers", []), *pod["spec"].get("containers", [])]:
+            own = (container.get(kind) or {}).get("terminationGracePeriodSeconds")
+            if container["name"] == kill.name and own is not None:
+                return float(own)
+    return default

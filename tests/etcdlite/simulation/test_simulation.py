@@ -1,0 +1,132 @@
+"""The simulation holds on the real core, and breaks on a broken one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from etcdlite.raft import messages as m
+from etcdlite.raft import node, quorum, reads, replication, state
+from etcdlite.raft.log import Log, LogInvariant
+from etcdlite.raft.node import RawNode, Write
+from etcdlite.raft.state import Raft, ReadState
+from etcdlite.raft.types import Entry, HardState, Index, NodeId, Role, Term
+from etcdlite.wal.memory import MemoryFile
+from tests.etcdlite.simulation.rules import Violation
+from tests.etcdlite.simulation.scenario import Scenario
+
+BLOCKS = 12
+BLOCK = 25
+
+
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_no_rule_breaks_under_faults(block: int) -> None:
+    """300 seeds; the message of a failure names the seed that replays it."""
+    for seed in range(block * BLOCK, (block + 1) * BLOCK):
+        try:
+            outcome = Scenario(seed).run()
+        except Exception as reason:
+            raise AssertionError(f"seed {seed}: python -m tests.etcdlite.simulation --seeds 1 --start {seed}") from reason
+        assert outcome.acknowledged and outcome.reads, f"seed {seed} proves nothing"
+
+
+def test_a_seed_replays_exactly() -> None:
+    assert Scenario(3).run() == Scenario(3).run()
+
+
+# -- broken cores: each must be caught -------------------------------------------------------------------------
+
+
+def half_is_a_majority(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(quorum, "size", lambda voters: max(1, len(voters) // 2))
+
+
+def vote_is_not_written(patch: pytest.MonkeyPatch) -> None:
+    def forgetful(raft: Raft) -> HardState:
+        return HardState(raft.term, NodeId(0), raft.log.committed)
+
+    patch.setattr(Raft, "hard_state", forgetful)
+
+
+def acknowledged_before_the_disk(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(state, "IMMEDIATE", state.IMMEDIATE | {m.AppendReply})
+
+
+def disk_does_not_sync(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(MemoryFile, "sync", lambda self: None)
+
+
+def leader_counts_itself_too_early(patch: pytest.MonkeyPatch) -> None:
+    def append(raft: Raft, kind: object, data: list[bytes]) -> None:
+        original(raft, kind, data)  # type: ignore[arg-type]
+        raft.progress[raft.id].maybe_update(raft.log.last)
+        replication.maybe_commit(raft)
+
+    original = replication.append_entries
+    patch.setattr(replication, "append_entries", append)
+
+
+def reads_without_a_round(patch: pytest.MonkeyPatch) -> None:
+    def request(raft: Raft, requester: NodeId, context: int) -> bool:
+        if raft.role is Role.LEADER and requester == raft.id:
+            raft.read_states.append(ReadState(context, raft.log.committed))
+            return True
+        return original(raft, requester, context)
+
+    original = reads.request
+    patch.setattr(reads, "request", request)
+
+
+def logs_are_not_compared(patch: pytest.MonkeyPatch) -> None:
+    def careless(self: Log, prev_index: Index, prev_term: Term, entries: list[Entry]) -> Index | None:
+        if prev_index > self.last:
+            return None
+        for position, entry in enumerate(entries):
+            if self.term(entry.index) != entry.term:
+                self.append(entries[position:])
+                break
+        return Index(prev_index + len(entries))
+
+    patch.setattr(Log, "maybe_append", careless)
+
+
+def anyone_may_lead(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Log, "is_up_to_date", lambda self, index, term: True)
+
+
+def entries_are_not_written(patch: pytest.MonkeyPatch) -> None:
+    original = RawNode._next_write
+
+    def without_entries(self: RawNode) -> Write | None:
+        write = original(self)
+        if write is not None and len(write.entries) > 1:
+            self._writing = write = Write(write.entries[:-1], write.hard_state, write.snapshot)
+            self.raft.log.stable_to(self.raft.log.last, self.raft.log.last_term)
+        return write
+
+    patch.setattr(node.RawNode, "_next_write", without_entries)
+
+
+BROKEN = [
+    half_is_a_majority,
+    vote_is_not_written,
+    acknowledged_before_the_disk,
+    disk_does_not_sync,
+    leader_counts_itself_too_early,
+    reads_without_a_round,
+    logs_are_not_compared,
+    anyone_may_lead,
+    entries_are_not_written,
+]
+
+
+@pytest.mark.parametrize("breakage", BROKEN, ids=lambda breakage: breakage.__name__)
+def test_a_broken_core_is_caught(breakage: Callable[[pytest.MonkeyPatch], None]) -> None:
+    """The simulation's own test: whatever it cannot see, it does not prove."""
+    with pytest.MonkeyPatch.context() as patch:
+        breakage(patch)
+        with pytest.raises((Violation, LogInvariant, AssertionError, ValueError, Exception)) as caught:
+            for seed in range(60):
+                Scenario(seed).run()
+    assert "calm" not in str(caught.value), "a cluster that merely stops is not what was looked for"
