@@ -1,1 +1,1 @@
-"""What an API object is: scheme, metadata, selectors, quantities, schemas, patches and errors. Pure: no I/O."""
+"""What an API object is: scheme, metadata, selectors, quantities, schema, patches, tables and errors."""

@@ -1,4 +1,6 @@
-"""Request bodies to documents: JSON with duplicate keys found, YAML without its traps, both with a depth limit."""
+"""Request bodies to documents: JSON with duplicate keys found, YAML without its traps, both with a depth
+limit.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ def encode(document: Any) -> bytes:
 
 
 def parse_json(body: bytes, *, find_duplicates: bool = False) -> tuple[Any, tuple[str, ...]]:
-    """A document and the paths of duplicate keys (looked for only when asked: it costs a second, slower parse).
+    """A document and the paths of duplicate keys (looked for only when asked: it costs a second, slower
+    parse).
 
     Raises BadRequest for anything that is not JSON, or is nested deeper than 200.
     """
@@ -74,7 +77,7 @@ def _walk(value: Any, path: str, found: list[str]) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as Kubernetes reads it: JSON's types only, bounded aliases, no surprise dates, unique keys noted."""
+    """YAML as Kubernetes reads it: JSON's types only, bounded aliases, no dates, duplicate keys noted."""
 
     def __init__(self, stream: bytes) -> None:
         super().__init__(stream)
@@ -110,7 +113,7 @@ def _json_key(key: Any) -> str:
         return "true" if key else "false"
     if isinstance(key, (str, int, float)):
         return str(key)
-    raise bad_request(f"error converting YAML to JSON: unsupported map key of type: {type(key).__name__}")
+    raise bad_request(f"error converting YAML to JSON: unsupported map key: {type(key).__name__}")
 
 
 def _construct_map(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, Any]:
@@ -146,7 +149,7 @@ _MAX_NODES = 1_000_000
 
 
 def _check_expanded(document: Any) -> None:
-    """Aliases share nodes: count them as they would be written out, which is what an alias bomb multiplies."""
+    """Aliases share nodes: count them as written out, which is what an alias bomb multiplies."""
     budget = _MAX_NODES
     stack = [document]
     while stack:
@@ -161,7 +164,8 @@ def _check_expanded(document: Any) -> None:
         elif isinstance(value, float) and not math.isfinite(value):
             raise bad_request("error converting YAML to JSON: json: unsupported value")
         elif value is not None and not isinstance(value, (str, int, float)):
-            raise bad_request(f"error converting YAML to JSON: unsupported type {type(value).__name__}")
+            kind = type(value).__name__
+            raise bad_request(f"error converting YAML to JSON: unsupported type {kind}")
 
 
 def _one_line(error: yaml.YAMLError) -> str:

@@ -1,7 +1,7 @@
 """The one exception that crosses the API: a Kubernetes `Status` that says what went wrong.
 
-Reasons and codes follow `meta/v1` `StatusReason` of Kubernetes. Every constructor returns an exception ready to raise;
-its `status` is the object that goes on the wire.
+Reasons and codes follow `meta/v1` `StatusReason` of Kubernetes. Every constructor returns an exception
+ready to raise; its `status` is the object that goes on the wire.
 """
 
 from __future__ import annotations

@@ -41,7 +41,9 @@ def immutable(path: str, value: Any) -> Cause:
 
 def not_supported(path: str, value: Any, supported: Iterable[str]) -> Cause:
     listed = ", ".join(quote(item) for item in supported)
-    return Cause("FieldValueNotSupported", f"Unsupported value: {show(value)}: supported values: {listed}", path)
+    return Cause(
+        "FieldValueNotSupported", f"Unsupported value: {show(value)}: supported values: {listed}", path
+    )
 
 
 def forbidden(path: str, detail: str) -> Cause:

@@ -1,6 +1,7 @@
 """Object metadata: reading it, naming things, owner references, and the rules every object's metadata obeys.
 
-Rules and messages are those of `k8s.io/apimachinery/pkg/api/validation` (ObjectMeta) and `util/validation` (names).
+Rules and messages are those of `k8s.io/apimachinery/pkg/api/validation` (ObjectMeta) and `util/validation`
+(names).
 """
 
 from __future__ import annotations
@@ -35,30 +36,37 @@ _match_qualified = re.compile(_QUALIFIED).fullmatch
 _match_label_value = re.compile(_LABEL_VALUE).fullmatch
 
 _LABEL_TEXT = (
-    "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end "
+    "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must "
+    "start and end "
     f"with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '{_LABEL}')"
 )
 _SUBDOMAIN_TEXT = (
-    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start "
-    f"and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '{_SUBDOMAIN}')"
+    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and "
+    "must start "
+    f"and end with an alphanumeric character (e.g. 'example.com', regex used for validation is "
+    f"'{_SUBDOMAIN}')"
 )
 _LABEL_1035_TEXT = (
-    "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, "
+    "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an "
+    "alphabetic character, "
     "and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is "
     f"'{_LABEL_1035}')"
 )
 _QUALIFIED_TEXT = (
-    "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character "
+    "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an "
+    "alphanumeric character "
     f"(e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '{_QUALIFIED}')"
 )
 _LABEL_VALUE_TEXT = (
-    "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and "
-    "end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is "
+    "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and "
+    "must start and "
+    "end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for "
+    "validation is "
     f"'{_LABEL_VALUE}')"
 )
 
 
-# -- reading ---------------------------------------------------------------------------------------------------
+# -- reading ------------------------------------------------------------------------------------------------
 
 
 def meta_of(obj: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -107,7 +115,7 @@ def is_deleting(obj: Mapping[str, Any]) -> bool:
     return bool(meta_of(obj).get("deletionTimestamp"))
 
 
-# -- times -----------------------------------------------------------------------------------------------------
+# -- times --------------------------------------------------------------------------------------------------
 
 
 def now_rfc3339(seconds: float) -> str:
@@ -129,7 +137,7 @@ def parse_time(text: str) -> float:
     return moment.timestamp()
 
 
-# -- owners ----------------------------------------------------------------------------------------------------
+# -- owners -------------------------------------------------------------------------------------------------
 
 
 def owner_references(obj: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
@@ -164,11 +172,13 @@ def owner_reference(
 
 
 def controller_ref(owner: Mapping[str, Any]) -> Object:
-    """metav1.NewControllerRef: the owner controls the dependent, whose existence holds up foreground deletion."""
+    """metav1.NewControllerRef: the owner controls the dependent, whose existence holds up foreground
+    deletion.
+    """
     return owner_reference(owner, controller=True, block_deletion=True)
 
 
-# -- names -----------------------------------------------------------------------------------------------------
+# -- names --------------------------------------------------------------------------------------------------
 
 
 def generate_name(base: str, rng: Random) -> str:
@@ -258,7 +268,7 @@ NAME_RULES: Mapping[str, Callable[[str], list[str]]] = {
 }
 
 
-# -- rules -----------------------------------------------------------------------------------------------------
+# -- rules --------------------------------------------------------------------------------------------------
 
 
 def validate_labels(labels: Mapping[str, str], path: str) -> Iterator[Cause]:
@@ -356,7 +366,14 @@ def validate_object_meta(obj: Mapping[str, Any], kind: Kind) -> list[Cause]:
     return causes
 
 
-_IMMUTABLE = ("name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds")
+_IMMUTABLE = (
+    "name",
+    "namespace",
+    "uid",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+)
 
 
 def validate_object_meta_update(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[Cause]:

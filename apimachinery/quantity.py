@@ -1,8 +1,8 @@
 """Kubernetes quantities: exact numbers with a suffix, in canonical form (`resource.Quantity`).
 
-Three suffix families: binary SI (Ki ... Ei), decimal SI (n u m k M G T P E) and decimal exponents (e3). A quantity keeps
-the family it was written in; canonical form has no fraction and the largest suffix that allows that. Numbers finer than
-a nano-unit are rounded up, as there.
+Three suffix families: binary SI (Ki ... Ei), decimal SI (n u m k M G T P E) and decimal exponents (e3). A
+quantity keeps the family it was written in; canonical form has no fraction and the largest suffix that
+allows that. Numbers finer than a nano-unit are rounded up, as there.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context, Decimal, localcontext
 from functools import lru_cache, total_ordering
 
-FORMAT_ERROR = (
-    "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
-)
+FORMAT_ERROR = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
 BINARY, DECIMAL, EXPONENT = "BinarySI", "DecimalSI", "DecimalExponent"
 
 _PATTERN = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?([eE][+-]?\d+|[KMGTPE]i|[numkMGTPE]?)")

@@ -1,8 +1,9 @@
 """The scheme: what kinds there are, and what is particular about each.
 
-A kind is one `Kind` value: its names, scope, verbs and subresources, its table columns, and a `Strategy` with the few
-decisions that differ between kinds. Everything else about an object is generic. Values are immutable; all functions in
-a strategy are pure (they may change the object handed to them, which the caller owns, and nothing else).
+A kind is one `Kind` value: its names, scope, verbs and subresources, its table columns, and a `Strategy`
+with the few decisions that differ between kinds. Everything else about an object is generic. Values are
+immutable; all functions in a strategy are pure (they may change the object handed to them, which the caller
+owns, and nothing else).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ ALL_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "up
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of the server-side `Table` (`meta/v1` TableColumnDefinition) and how its cell is computed."""
+    """One column of the server-side `Table` (`meta/v1` TableColumnDefinition) and how a cell is made."""
 
     name: str
     cell: Callable[[Object], Any]
@@ -52,11 +53,12 @@ def _no_fields(_: Object) -> Mapping[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """What one kind does at each step of a write. Defaults do nothing; metadata rules are generic and not here.
+    """What one kind does at each step of a write. Defaults do nothing; metadata rules are generic.
 
-    `default` fills absent fields (after schema defaults). `prepare_*` drop what the caller may not set. `validate*`
-    yield causes with Kubernetes' field paths. `status_*` are the same steps for the `status` subresource.
-    `fields` gives the values of selectable fields other than metadata.name and metadata.namespace.
+    `default` fills absent fields (after schema defaults). `prepare_*` drop what the caller may not set.
+    `validate*` yield causes with Kubernetes' field paths. `status_*` are the same steps for the `status`
+    subresource. `fields` gives the values of selectable fields other than metadata.name and
+    metadata.namespace.
     """
 
     default: Callable[[Object], None] = _keep
@@ -103,10 +105,13 @@ class Kind:
     scale: Scale | None = None
     selectable_fields: tuple[str, ...] = ()  # beyond metadata.name / metadata.namespace
     secret: bool = False  # encrypted at rest when the encryption configuration names it
-    # A kind that shares the storage of another (events) is kept in that kind's form; these turn one into the other.
+    # A kind that shares the storage of another (events) is kept in that kind's form; these turn one into
+    # the other.
     to_storage: Callable[[Object], Object] | None = None
     from_storage: Callable[[Object], Object] | None = None
-    row_conditions: Callable[[Object], list[Object] | None] | None = None  # of a table row, e.g. a pod's Completed
+    row_conditions: Callable[[Object], list[Object] | None] | None = (
+        None  # of a table row, e.g. a pod's Completed
+    )
     name_rule: str = "subdomain"  # a key of meta.NAME_RULES: what metadata.name has to look like
 
     @property

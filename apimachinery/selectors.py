@@ -18,7 +18,7 @@ IN, NOT_IN, EXISTS, NOT_EXISTS, GREATER, LESS = "in", "notin", "exists", "!", "g
 
 
 class Requirement(NamedTuple):
-    """One condition on one label. `operator` is one of the constants above; equality is `in` with one value."""
+    """One condition on one label; `operator` is a constant above, and equality is `in` with one value."""
 
     key: str
     operator: str
@@ -140,8 +140,8 @@ class _Parser:
         if operator in ("<", ">"):
             value = self._exact()
             if not _INTEGER.fullmatch(value):
-                why = f"values[0][{key}]: Invalid value: {field.quote(value)}: for 'Gt', 'Lt' operators, the value must be an integer"
-                raise self._error(why)
+                why = "for 'Gt', 'Lt' operators, the value must be an integer"
+                raise self._error(f"values[0][{key}]: Invalid value: {field.quote(value)}: {why}")
             return Requirement(key, GREATER if operator == ">" else LESS, frozenset({value}))
         raise self._error(f"found '{operator}', expected: in, notin, =, ==, !=, gt, lt")
 
@@ -154,16 +154,16 @@ class _Parser:
         return self._next()
 
     def _set(self) -> list[str]:
-        if (token := self._next()) != "(":
-            raise self._error(f"found '{token}' expected: '('")
+        if (found := self._next()) != "(":
+            raise self._error(f"found '{found}' expected: '('")
         values: list[str] = []
         while True:
             values.append(self._exact() if self._peek() != ")" else "")
-            token = self._next()
-            if token == ")":
+            mark = self._next()
+            if mark == ")":
                 return values
-            if token != ",":
-                raise self._error(f"found '{token}', expected: ',' or ')'")
+            if mark != ",":
+                raise self._error(f"found '{mark}', expected: ',' or ')'")
 
     def _checked(self, key: str, values: list[str]) -> list[str]:
         for at, value in enumerate(values):
@@ -196,21 +196,31 @@ _OPERATORS = {"In": IN, "NotIn": NOT_IN, "Exists": EXISTS, "DoesNotExist": NOT_E
 
 
 def label_selector_from(selector: Mapping[str, Any] | None) -> LabelSelector:
-    """A `metav1.LabelSelector`; absent selects nothing, empty everything. Raises BadRequest for a bad operator."""
+    """A `metav1.LabelSelector`; absent selects nothing, empty everything. Raises BadRequest for a bad
+    operator.
+    """
     if selector is None:
         return NOTHING
-    found = [Requirement(key, IN, frozenset({value})) for key, value in (selector.get("matchLabels") or {}).items()]
+    found = [
+        Requirement(key, IN, frozenset({value})) for key, value in (selector.get("matchLabels") or {}).items()
+    ]
     for expression in selector.get("matchExpressions") or ():
         operator = _OPERATORS.get(expression.get("operator", ""))
         if operator is None:
-            raise bad_request(f"{field.quote(expression.get('operator', ''))} is not a valid label selector operator")
+            raise bad_request(
+                f"{field.quote(expression.get('operator', ''))} is not a valid label selector operator"
+            )
         found.append(Requirement(expression["key"], operator, frozenset(expression.get("values") or ())))
     return LabelSelector(tuple(sorted(found, key=lambda requirement: requirement.key)))
 
 
 def from_set(labels: Mapping[str, str]) -> LabelSelector:
-    """The selector of a Service or ReplicationController: every label must be equal; no label selects everything."""
-    return LabelSelector(tuple(Requirement(key, IN, frozenset({value})) for key, value in sorted(labels.items())))
+    """The selector of a Service or ReplicationController: every label must be equal; no label selects
+    everything.
+    """
+    return LabelSelector(
+        tuple(Requirement(key, IN, frozenset({value})) for key, value in sorted(labels.items()))
+    )
 
 
 from_label_selector = label_selector_from
@@ -241,7 +251,7 @@ def _validate_expression(expression: Mapping[str, Any], path: str) -> Iterator[C
             yield field.invalid(f"{path}.values[{at}]", value, text)
 
 
-# -- fields ----------------------------------------------------------------------------------------------------
+# -- fields -------------------------------------------------------------------------------------------------
 
 
 class FieldRequirement(NamedTuple):
@@ -270,7 +280,9 @@ class FieldSelector:
 
     def exact(self, name: str) -> str | None:
         """The value this selector demands of a field, if it does."""
-        return next((item.value for item in self.requirements if item.field == name and item.operator == "="), None)
+        return next(
+            (item.value for item in self.requirements if item.field == name and item.operator == "="), None
+        )
 
     def __str__(self) -> str:
         return ",".join(f"{item.field}{item.operator}{_escape(item.value)}" for item in self.requirements)

@@ -22,7 +22,9 @@ _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
 @dataclass(frozen=True, slots=True)
 class Since:
-    """How long ago a time was, inside a text (`{}`); `until` (a time) stops the count. No time gives `absent`."""
+    """How long ago a time was, inside a text (`{}`); `until` (a time) stops the count. No time gives
+    `absent`.
+    """
 
     timestamp: str | None
     text: str = "{}"
@@ -74,11 +76,14 @@ NAME = Column(
     lambda obj: meta_of(obj).get("name", ""),
     format="name",
     description=(
-        "Name must be unique within a namespace. Is required when creating resources, although some resources may "
+        "Name must be unique within a namespace. Is required when creating resources, although some "
+        "resources may "
         "allow a client to request the generation of an appropriate name automatically."
     ),
 )
-AGE = Column("Age", _created, description="CreationTimestamp is a timestamp representing when the object was created.")
+AGE = Column(
+    "Age", _created, description="CreationTimestamp is a timestamp representing when the object was created."
+)
 CREATED_AT = Column(
     "Created At",
     lambda obj: meta_of(obj).get("creationTimestamp", ""),
@@ -150,7 +155,9 @@ def table(
     now: float | None = None,
     headers: bool = True,
 ) -> Object:
-    """A Table of these objects. `metadata` is the list's (resourceVersion, continue, ...); watches omit the headers."""
+    """A Table of these objects. `metadata` is the list's (resourceVersion, continue, ...); watches omit the
+    headers.
+    """
     moment = time.time() if now is None else now
     return {
         "kind": "Table",

@@ -15,7 +15,7 @@ from apimachinery import errors
 from apiserver import options
 from apiserver.admission import plugins
 from apiserver.auth import tokens
-from apiserver.auth.authenticate import Authenticator, FrontProxy
+from apiserver.auth.authenticate import Authenticates, Authenticator, FrontProxy
 from apiserver.auth.authorize import AlwaysAllow, AlwaysDeny, Authorizer, Union
 from apiserver.auth.node import NodeAuthorizer
 from apiserver.auth.rbac import RBAC
@@ -47,12 +47,13 @@ from etcdlite.client import EtcdClient
 logger = logging.getLogger("apiserver.app")
 
 SHUTDOWN_GRACE = 10.0
+LEAVE_SECONDS = 2.0
 
 
 class Server:
     """One apiserver over any store; what tests put together too."""
 
-    def __init__(self, values: Any, store: Store) -> None:
+    def __init__(self, values: Any, store: Store, authenticator: Authenticates | None = None) -> None:
         self.values = values
         self.store = store
         self.cacher = Cacher(store, SCHEME)
@@ -63,7 +64,11 @@ class Server:
         self.registry = Registry(
             store,
             self.cacher,
-            allocators={"services": service_allocator(store, values.service_cluster_ip_range, values.service_node_port_range)},
+            allocators={
+                "services": service_allocator(
+                    store, values.service_cluster_ip_range, values.service_node_port_range
+                )
+            },
             settings=self.settings,
         )
         self.registry.admission = plugins.build(
@@ -72,10 +77,12 @@ class Server:
         self.verifier = self._verifier()
         self.bootstrap = Bootstrap(self.registry, SCHEME, store, values)
         self.health = self._health()
-        self.app = self._app()
+        self.app = self._app(authenticator or self._authenticator())
 
     def _admission_context(self) -> plugins.Context:
-        return plugins.Context(self.cacher, self.registry, SCHEME, self.authorizer, self.rbac, self.values.allow_privileged)
+        return plugins.Context(
+            self.cacher, self.registry, SCHEME, self.authorizer, self.rbac, self.values.allow_privileged
+        )
 
     def _authorizer(self, mode: str) -> Authorizer:
         if mode == "RBAC":
@@ -86,7 +93,9 @@ class Server:
 
     def _verifier(self) -> tokens.Verifier | None:
         values = self.values
-        files = values.service_account_key_file or [name for name in [values.service_account_signing_key_file] if name]
+        files = values.service_account_key_file or [
+            name for name in [values.service_account_signing_key_file] if name
+        ]
         if not files or not values.service_account_issuer:
             return None
         self.token_keys = [key for name in files for key in tokens.load_public_keys(name)]
@@ -133,18 +142,20 @@ class Server:
         health.add("shutdown", not_stopping, live=False)
         return health
 
-    def _app(self) -> Chain:
+    def _app(self, authenticator: Authenticates) -> Chain:
         values, verbs = self.values, Verbs(self.registry, self.watches)
         asked = reviews.Reviews(self.authorizer, self.rbac, self.verifier)
         table = {**Subresources(self.registry, verbs, SCHEME).table(), **self._node_proxy().table()}
         table[("", "serviceaccounts", "token")] = {"create": self._token_requests(verbs)}
-        found = discovery.Discovery(SCHEME, reviews.EXTRAS, f"{values.advertise_address or values.bind_address}:{values.secure_port}")
+        found = discovery.Discovery(
+            SCHEME, reviews.EXTRAS, f"{values.advertise_address or values.bind_address}:{values.secure_port}"
+        )
         openapi = OpenApi(SCHEME, found.group_versions)
         inner = shell.build(self.health, found, openapi, self._key_documents if self.verifier else None)
         return Chain(
             inner,
             Resources(SCHEME, verbs, table, asked.table()),
-            authenticator=self._authenticator(),
+            authenticator=authenticator,
             authorizer=self.authorizer,
             flow=FlowControl(values.max_requests_inflight, values.max_mutating_requests_inflight),
             audit=AuditLog(values.audit_log_path) if values.audit_log_path else None,
@@ -157,7 +168,9 @@ class Server:
             key = tokens.load_private_key(values.service_account_signing_key_file)
             issuer = tokens.Issuer(values.service_account_issuer[0], key, self.settings.now)
         audiences = values.api_audiences or values.service_account_issuer
-        return TokenRequests(self.registry, verbs, SCHEME, issuer, audiences, int(values.service_account_max_token_expiration))
+        return TokenRequests(
+            self.registry, verbs, SCHEME, issuer, audiences, int(values.service_account_max_token_expiration)
+        )
 
     def _node_proxy(self) -> kubelet.NodeProxy:
         values, context = self.values, None
@@ -212,11 +225,23 @@ def key_transformer(transformers: transform.Transformers) -> Any:
 
 async def run(values: Any) -> None:
     """Serve until cancelled; then fail readyz, end the watches, finish what is in flight."""
-    transformers = transform.load(values.encryption_provider_config) if values.encryption_provider_config else transform.Transformers({})
+    transformers = (
+        transform.load(values.encryption_provider_config)
+        if values.encryption_provider_config
+        else transform.Transformers({})
+    )
     credentials = [name or None for name in (values.etcd_cafile, values.etcd_certfile, values.etcd_keyfile)]
-    authorities = [Path(name).read_bytes() for name in (values.client_ca_file, values.requestheader_client_ca_file) if name]
-    context = tlsutil.server_context(values.tls_cert_file, values.tls_private_key_file, b"".join(authorities) or None)
-    async with EtcdClient(values.etcd_servers, ca=credentials[0], cert=credentials[1], key=credentials[2]) as client:
+    authorities = [
+        Path(name).read_bytes()
+        for name in (values.client_ca_file, values.requestheader_client_ca_file)
+        if name
+    ]
+    context = tlsutil.server_context(
+        values.tls_cert_file, values.tls_private_key_file, b"".join(authorities) or None
+    )
+    async with EtcdClient(
+        values.etcd_servers, ca=credentials[0], cert=credentials[1], key=credentials[2]
+    ) as client:
         server = Server(values, EtcdStore(client, key_transformer(transformers)))
         async with server.running():
             await _serve(server, values, context)
@@ -242,7 +267,10 @@ async def _serve(server: Server, values: Any, context: Any) -> None:
             await asyncio.shield(listener)
         except asyncio.CancelledError:
             server.watches.stopping = True
-            await asyncio.shield(asyncio.sleep(values.shutdown_delay_duration))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LEAVE_SECONDS):
+                    await server.bootstrap.leave()
+            await asyncio.sleep(values.shutdown_delay_duration)
             server.watches.stop()
             listener.cancel()
             raise

@@ -17,13 +17,22 @@ def flags() -> Flags:
     _serving(out)
     _store(out)
     _identity(out)
-    out.strings("authorization-mode", ["AlwaysAllow"], f"Authorizers in order: {', '.join(AUTHORIZATION_MODES)}.")
-    out.strings("enable-admission-plugins", [], "Admission plugins to enable in addition to the default ones.")
+    out.strings(
+        "authorization-mode", ["AlwaysAllow"], f"Authorizers in order: {', '.join(AUTHORIZATION_MODES)}."
+    )
+    out.strings(
+        "enable-admission-plugins", [], "Admission plugins to enable in addition to the default ones."
+    )
     out.strings("disable-admission-plugins", [], "Default admission plugins to disable.")
     out.string("service-cluster-ip-range", "10.0.0.0/24", "CIDR that cluster IPs are taken from.")
     out.string("service-node-port-range", "30000-32767", "Ports that NodePorts are taken from.")
     out.boolean("allow-privileged", False, "Allow privileged containers.")
-    out.string("endpoint-reconciler-type", "lease", "How the kubernetes Service finds its apiservers.", choices=("lease", "none"))
+    out.string(
+        "endpoint-reconciler-type",
+        "lease",
+        "How the kubernetes Service finds its apiservers.",
+        choices=("lease", "none"),
+    )
     out.integer("max-requests-inflight", 400, "Most reads executing at once.")
     out.integer("max-mutating-requests-inflight", 200, "Most writes executing at once.")
     out.string("audit-log-path", "", "File to log requests to as JSON lines; '-' is standard output.")
@@ -41,7 +50,11 @@ def _serving(out: Flags) -> None:
     out.string("kubelet-certificate-authority", "", "CA of the kubelets' serving certificates.")
     out.string("kubelet-client-certificate", "", "Client certificate for kubelets.")
     out.string("kubelet-client-key", "", "Its private key.")
-    out.strings("kubelet-preferred-address-types", ["Hostname", "InternalDNS", "InternalIP"], "Which node address to dial.")
+    out.strings(
+        "kubelet-preferred-address-types",
+        ["Hostname", "InternalDNS", "InternalIP"],
+        "Which node address to dial.",
+    )
     out.duration("shutdown-delay-duration", 0.0, "How long to go on serving after readyz has begun to fail.")
 
 
@@ -50,8 +63,15 @@ def _store(out: Flags) -> None:
     out.string("etcd-cafile", "", "CA of the members' certificates.")
     out.string("etcd-certfile", "", "Client certificate for the store.")
     out.string("etcd-keyfile", "", "Its private key.")
-    out.string("etcd-prefix", "/registry", "Prefix of all keys; /registry is the one supported.", choices=("/registry",))
-    out.string("storage-media-type", "application/json", "Encoding in the store.", choices=("application/json",))
+    out.string(
+        "etcd-prefix",
+        "/registry",
+        "Prefix of all keys; /registry is the one supported.",
+        choices=("/registry",),
+    )
+    out.string(
+        "storage-media-type", "application/json", "Encoding in the store.", choices=("application/json",)
+    )
     out.string("encryption-provider-config", "", "EncryptionConfiguration file.")
     out.duration("etcd-compaction-interval", "5m", "How often history is compacted; 0 turns it off.")
 
@@ -62,8 +82,14 @@ def _identity(out: Flags) -> None:
     out.strings("requestheader-allowed-names", [], "Common names of those clients; empty allows all.")
     out.strings("requestheader-username-headers", ["X-Remote-User"], "Headers that name the user.")
     out.strings("requestheader-group-headers", ["X-Remote-Group"], "Headers that name groups.")
-    out.strings("requestheader-extra-headers-prefix", ["X-Remote-Extra-"], "Prefixes of headers of further attributes.")
-    out.strings("service-account-issuer", [], "Issuer of service-account tokens; the first signs, all are accepted.")
+    out.strings(
+        "requestheader-extra-headers-prefix",
+        ["X-Remote-Extra-"],
+        "Prefixes of headers of further attributes.",
+    )
+    out.strings(
+        "service-account-issuer", [], "Issuer of service-account tokens; the first signs, all are accepted."
+    )
     out.strings("service-account-key-file", [], "Public keys that verify tokens.")
     out.string("service-account-signing-key-file", "", "Private key that signs tokens.")
     out.strings("api-audiences", [], "Audiences tokens must have; default: the issuers.")
@@ -73,8 +99,16 @@ def _identity(out: Flags) -> None:
 
 def check(values: Any) -> list[str]:
     """What is wrong with the flags taken together, each naming its flag."""
-    wrong = [f"--{name} must be specified" for name in ("etcd-servers", "tls-cert-file", "tls-private-key-file") if not getattr(values, name.replace("-", "_"))]
-    wrong += [f"--authorization-mode: unknown mode {mode!r}" for mode in values.authorization_mode if mode not in AUTHORIZATION_MODES]
+    wrong = [
+        f"--{name} must be specified"
+        for name in ("etcd-servers", "tls-cert-file", "tls-private-key-file")
+        if not getattr(values, name.replace("-", "_"))
+    ]
+    wrong += [
+        f"--authorization-mode: unknown mode {mode!r}"
+        for mode in values.authorization_mode
+        if mode not in AUTHORIZATION_MODES
+    ]
     wrong += _range_flaws(values)
     if values.service_account_signing_key_file and not values.service_account_issuer:
         wrong.append("--service-account-issuer must be specified with --service-account-signing-key-file")

@@ -130,11 +130,11 @@ class NamespaceController(Controller):
             await self._write_conditions(namespace, found)
             return min(max(found.grace / 2 + 1, 1.0), RETRY * 3) if found.grace > 0 else RETRY / 2
         fresh = await ignore_not_found(self.client.get(NAMESPACES, key))
-        if fresh is not None and o.uid(fresh) == o.uid(namespace) and is_due(fresh):
-            await ignore_not_found(
-                self.client.update(NAMESPACES, without_finalizer(fresh), subresource="finalize")
-            )
-        return None
+        if fresh is None or o.uid(fresh) != o.uid(namespace) or not is_due(fresh):
+            return None
+        call = self.client.update(NAMESPACES, without_finalizer(fresh), subresource="finalize")
+        answer = await ignore_not_found(call)
+        return RETRY if answer is not None and is_due(answer) else None
 
     async def _delete_content(self, namespace: str) -> Found:
         found = Found()

@@ -13,6 +13,7 @@ from controllers import pods, taints
 from controllers.objects import Object
 from controllers.runtime import Context, Periodic, ignore_not_found
 from kubeclient.resources import NODES, PODS
+from kubeclient.rest import RestClient
 
 PERIOD = 20.0
 QUARANTINE = 40.0  # seconds a node has to be missing before its pods are collected
@@ -66,6 +67,18 @@ def failed_status(pod: Object, reason: str, message: str, now: float) -> Object:
     return {**o.status(pod), "phase": "Failed", "conditions": conditions}
 
 
+async def patch_status(client: RestClient, pod: Object, status: Object) -> Object | None:
+    """Write phase and conditions of exactly this version of the pod; None when it is gone.
+
+    A patch, because that is the one verb on pods/status that the bootstrap roles give.
+    """
+    version = {"uid": o.uid(pod), "resourceVersion": o.meta(pod)["resourceVersion"]}
+    body = {"metadata": version, "status": {part: status[part] for part in ("phase", "conditions")}}
+    return await ignore_not_found(
+        client.patch(PODS, o.name(pod), body, o.namespace(pod), subresource="status")
+    )
+
+
 class PodGarbageCollector(Periodic):
     name: ClassVar[str] = "pod-garbage-collector-controller"
     account: ClassVar[str] = "pod-garbage-collector"
@@ -103,8 +116,7 @@ class PodGarbageCollector(Periodic):
         if not pods.is_finished(pod):
             reason, message = "DeletionByPodGC", "PodGC: node no longer exists"
             status = failed_status(pod, reason, message, self.clock.now())
-            call = self.client.update(PODS, o.with_status(pod, status), subresource="status")
-            if await ignore_not_found(call) is None:
+            if await patch_status(self.client, pod, status) is None:
                 return
         await self._remove(pod)
 

@@ -21,27 +21,37 @@ DAEMONS = "system"
 
 @dataclass(frozen=True)
 class Hierarchies:
-    """The cgroup mounts of this machine. `version` is 2 only when the unified hierarchy has the
-    controllers."""
+    """The cgroup mounts of this machine. `version` is 2 only when the unified hierarchy has the controllers.
+
+    `roots` have controllers. `others` have none (version 1's named ones, version 2 beside version 1), but
+    container runtimes make their groups there too.
+    """
 
     version: int
     roots: tuple[Path, ...]
+    others: tuple[Path, ...] = ()
+
+    @property
+    def everywhere(self) -> tuple[Path, ...]:
+        """All of them: where to look for what is left."""
+        return (*self.roots, *self.others)
 
 
 def parse_mounts(mounts: str) -> Hierarchies:
     """Find the hierarchies in the text of /proc/self/mounts. A version 2 mount beside version 1 controllers
-    (the "hybrid" layout) carries no controllers and is left alone."""
+    (the "hybrid" layout) carries no controllers."""
     legacy: list[Path] = []
+    named: list[Path] = []
     unified: list[Path] = []
     for line in mounts.splitlines():
         _, target, kind, options = line.split()[:4]
-        if kind == "cgroup" and "name=" not in options:
-            legacy.append(Path(target))
+        if kind == "cgroup":
+            (named if "name=" in options else legacy).append(Path(target))
         elif kind == "cgroup2":
             unified.append(Path(target))
     if legacy:
-        return Hierarchies(1, tuple(legacy))
-    return Hierarchies(2, tuple(unified[:1]))
+        return Hierarchies(1, tuple(legacy), (*named, *unified))
+    return Hierarchies(2, tuple(unified[:1]), tuple(named))
 
 
 def find() -> Hierarchies:
@@ -88,7 +98,7 @@ def join(hierarchies: Hierarchies, path: str) -> None:
 def processes(hierarchies: Hierarchies, path: str) -> set[int]:
     """Every process at or below `path`."""
     found: set[int] = set()
-    for root in hierarchies.roots:
+    for root in hierarchies.everywhere:
         for directory, _, _ in os.walk(root / path.lstrip("/")):
             with contextlib.suppress(OSError):
                 found.update(int(pid) for pid in (Path(directory) / "cgroup.procs").read_text().split())
@@ -123,13 +133,13 @@ def remove(hierarchies: Hierarchies, path: str, *, timeout: float = 10.0) -> lis
     Its parent is removed as well when it is empty. Returns the groups that could not be removed.
     """
     deadline = time.monotonic() + timeout
-    left = [root / path.lstrip("/") for root in hierarchies.roots]
+    left = [root / path.lstrip("/") for root in hierarchies.everywhere]
     while left:
         left = [directory for directory in left if not _remove_tree(directory)]
         if not left or time.monotonic() > deadline:
             break
         time.sleep(0.02)
-    for root in hierarchies.roots:
+    for root in hierarchies.everywhere:
         with contextlib.suppress(OSError):
             (root / path.lstrip("/")).parent.rmdir()
     return [str(directory) for directory in left]

@@ -174,15 +174,10 @@ def _pid_one(
     cgroups.join(groups, state.host_cgroup(plan.host.name))
     _mount_tree(state, plan)
     linux.sethostname(plan.host.name)
+    linux.set_process_name("hardway-init")
     network.set_sysctls(network.HOST_SYSCTLS)
     _raise_limits()
-    log = os.open("/var/log/supervisor.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    null = os.open("/dev/null", os.O_RDONLY)
-    os.dup2(null, 0)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)
-    os.close(null)
+    _redirect("/var/log/supervisor.log")
     os.write(report, b"ready\n")
     # The parent plugs the cable in now and answers by closing its end: no daemon starts without a network.
     _wait_for_go(report)
@@ -190,6 +185,19 @@ def _pid_one(
     say(f"host {plan.host.name} is up")
     Supervisor(plan.host.name, plan.units, listener).run()
     return 0
+
+
+def _redirect(log_path: str) -> None:
+    """Standard input from nowhere, output to the log: by descriptor for what is executed, and by fresh objects for
+    what is forked, since the parent's may have been anything."""
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    null = os.open("/dev/null", os.O_RDONLY)
+    for source, target in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(source, target)
+    os.close(log)
+    os.close(null)
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - lives as long as the process
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
 
 
 def _wait_for_go(report: int) -> None:
@@ -306,9 +314,11 @@ def end_hosts(state: State, names: Iterable[str], *, grace: float = 7.0) -> list
     Returns the names of those that were up.
     """
     descriptors: dict[str, int] = {}
+    pids: list[int] = []
     for name in names:
         try:
             pid = Control(name, state.socket(name)).pid()
+            pids.append(pid)
             descriptors[name] = os.pidfd_open(pid)
             signal.pidfd_send_signal(descriptors[name], signal.SIGTERM)
         except (HostDown, ProcessLookupError):
@@ -323,4 +333,14 @@ def end_hosts(state: State, names: Iterable[str], *, grace: float = 7.0) -> list
         if not _wait_exit(descriptor, deadline):
             raise HostError(f"host {name}: its first process survives SIGKILL")
         os.close(descriptor)
+    _wait_reaped(pids)
     return list(descriptors)
+
+
+def _wait_reaped(pids: Iterable[int], timeout: float = 2.0) -> None:
+    """Let the machine's own pid 1 collect the dead, so that the process list is as it was. Only waited for a
+    while: a machine whose pid 1 collects nobody has its own reasons."""
+    deadline = time.monotonic() + timeout
+    for pid in pids:
+        while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)

@@ -25,6 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from deploy import linux
 from deploy.restarts import Life, Phase
 from deploy.units import Unit
 
@@ -62,6 +63,7 @@ def rotate(path: Path, limit: int = LOG_LIMIT) -> bool:
 def run_warm(unit: Unit) -> int:
     """Call the daemon's `main` in this (forked) process, as its own command line would."""
     sys.argv = [f"python -m {unit.package}", *unit.argv]
+    linux.set_process_name(unit.name)
     module = importlib.import_module(f"{unit.package}.app")
     result = module.main(list(unit.argv))
     return int(result or 0)

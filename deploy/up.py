@@ -317,17 +317,17 @@ class Raise:
         dns = Background("building the image of cluster DNS", lambda: catalogue.build_dns(directory, ROOT))
         return [
             Building("basic images", basic.start(), catalogue.basic(directory)),
-            Building("image of cluster DNS", dns.start(), [catalogue.dns(directory, ROOT)]),
+            Building("image of cluster DNS", dns.start(), catalogue.dns(directory, ROOT)),
         ]
 
 
 @dataclass(frozen=True)
 class Building:
-    """Archives that are being made."""
+    """An archive that is being made."""
 
     name: str
     work: Background
-    archives: Sequence[Archive]
+    archive: Archive
 
 
 def _lacking(action: Callable[[], object]) -> str | None:
@@ -378,17 +378,17 @@ class ImageImport:
             return lacking
         if self._process is not None:
             return self._finish(self._process)
+        archive = self.building.archive
         try:
             present = self._present()
             if isinstance(present, str):
                 return present
-            for archive in self.building.archives:
-                if not set(archive.references) <= present:
-                    self._process = self._ctr("images", "import", f"{hosts.IMAGES}/{archive.path.name}")
-                    return f"importing {archive.path.name}"
+            if set(archive.references) <= present:
+                return None
+            self._process = self._ctr("images", "import", f"{hosts.IMAGES}/{archive.path.name}")
         except HostDown as error:
             return str(error)
-        return None
+        return f"importing {archive.path.name}"
 
     def _finish(self, process: subprocess.Popen[str]) -> str | None:
         if process.poll() is None:
@@ -396,7 +396,7 @@ class ImageImport:
         output, self._process = process.communicate()[0], None
         if process.returncode != 0:
             return f"ctr import failed ({process.returncode}): {output.strip()[-300:]}"
-        return "checking images"
+        return None
 
     def _present(self) -> set[str] | str:
         """The images that containerd knows, or why it cannot be asked."""

@@ -17,7 +17,7 @@ from kubeclient.events import EventRecorder
 from kubeclient.informer import Informer
 from kubeclient.resources import PODS, SERVICES
 from kubeclient.rest import RestClient
-from kubelet import cgroups
+from kubelet import cgroups, logs
 from kubelet.cache import RuntimeCache
 from kubelet.config import KubeletConfig
 from kubelet.cri.port import Runtime
@@ -29,7 +29,8 @@ from kubelet.node.status import NodeSpec, allocatable
 from kubelet.objects import Objects
 from kubelet.pods.config import NodeFacts
 from kubelet.pods.environment import Sources
-from kubelet.pods.resources import insufficient
+from kubelet.pods.observed import RUNNING
+from kubelet.pods.resources import insufficient, whole
 from kubelet.probes import Probes
 from kubelet.statuses import StatusManager
 from kubelet.volumes.manager import VolumeManager
@@ -38,6 +39,7 @@ from kubelet.workers import PodWorkers
 log = logging.getLogger(__name__)
 
 RELIST = 1.0
+ROTATION = 10.0
 HOUSEKEEPING = 2.0
 Pod = Mapping[str, Any]
 
@@ -210,6 +212,19 @@ class Kubelet:
         keep = self.workers.uids() | self.cache.uids()
         await asyncio.to_thread(cgroups.sweep, self.node_facts.cgroup_root, keep)
 
+    async def _rotate_logs(self) -> None:
+        """Set aside what has grown too large, and have the runtime open the file anew."""
+        config = self.settings.config
+        limit = whole(config.log_max_size)
+        for uid in self.cache.uids():
+            for container in self.cache.view(uid).containers:
+                path = Path(container.log_path)
+                if container.state != RUNNING or not container.log_path:
+                    continue
+                if await asyncio.to_thread(logs.oversized, path, limit):
+                    await asyncio.to_thread(logs.rotate, path, config.log_max_files)
+                    await self.runtime.reopen_log(container.id)
+
     async def run(self) -> None:
         """Run until cancelled."""
         async with asyncio.TaskGroup() as group:
@@ -218,6 +233,7 @@ class Kubelet:
             group.create_task(forever("relist", self.cache.relist, RELIST), name="relist")
             group.create_task(self.node.run(), name="node")
             group.create_task(self.statuses.run(), name="statuses")
+            group.create_task(forever("log rotation", self._rotate_logs, ROTATION), name="log-rotation")
             group.create_task(self._serve_pods(group), name="pods")
 
     async def _serve_pods(self, group: asyncio.TaskGroup) -> None:

@@ -1,7 +1,7 @@
 """What runs on this node: the runtime asked once a second, and at once after every action of our own.
 
-The relist (Kubernetes' PLEG) compares ids and states only; a pod whose fingerprint changed is read in full and its
-worker told. A view is never patched from events, always read anew, so it cannot drift.
+The relist (Kubernetes' PLEG) compares ids and states only; a pod whose fingerprint changed is read in full
+and its worker told. A view is never patched from events, always read anew, so it cannot drift.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The pods' parent cgroups: the runtime makes them with the first container, and nobody but us removes them."""
+"""The pods' parent cgroups: the runtime makes them with the first container, and nobody but us removes
+them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`KubeletConfiguration` (kubelet.config.k8s.io/v1beta1): the fields this kubelet honours. Any other is refused."""
+"""`KubeletConfiguration` (kubelet.config.k8s.io/v1beta1): the fields this kubelet honours. Any other is
+refused.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Carries out a pod plan over the runtime: sandboxes, containers, hooks. Decides nothing but the order within a step."""
+"""Carries out a pod plan over the runtime: sandboxes, containers, hooks. Decides nothing but the order
+within a step.
+"""
 
 from __future__ import annotations
 

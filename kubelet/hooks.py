@@ -1,4 +1,6 @@
-"""What a kubelet does to a container from outside: HTTP requests, TCP connects and commands, for probes and hooks."""
+"""What a kubelet does to a container from outside: HTTP requests, TCP connects and commands, for probes and
+hooks.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,11 @@ USER_AGENT = "kube-probe/1.34"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Whether an action succeeded, and what to tell if not."""
+    """Whether an action succeeded, and what to tell if not; `ok` None: it could not be asked, nothing is
+    known.
+    """
 
-    ok: bool
+    ok: bool | None
     detail: str = ""
 
 
@@ -43,7 +47,9 @@ async def act(
     action: Mapping[str, Any],
     timeout: float,
 ) -> Outcome:
-    """Carry out one handler (exec, httpGet, tcpSocket, sleep) within `timeout` seconds; never raises but for cancel."""
+    """Carry out one handler (exec, httpGet, tcpSocket, sleep) within `timeout` seconds; never raises but
+    for cancel.
+    """
     try:
         if "exec" in action:
             return await _command(runtime, container_id, action["exec"].get("command", []), timeout)
@@ -59,7 +65,9 @@ async def act(
                 return await _grpc(pod_ip, action["grpc"], timeout)
     except TimeoutError:
         return Outcome(False, f"timeout: no answer within {timeout:g}s")
-    except (OSError, ValueError, RuntimeFailure, EOFError, asyncio.LimitOverrunError) as error:
+    except RuntimeFailure as error:
+        return Outcome(None, str(error))
+    except (OSError, ValueError, EOFError, asyncio.LimitOverrunError) as error:
         return Outcome(False, str(error) or type(error).__name__)
     return Outcome(False, f"handler {sorted(action)} is not supported")
 
@@ -117,9 +125,8 @@ async def _grpc(pod_ip: str, action: Mapping[str, Any], timeout: float) -> Outco
     request = b"\x0a" + bytes([len(service)]) + service if service else b""
     async with grpc.aio.insecure_channel(f"{pod_ip}:{int(action['port'])}") as channel:
         try:
-            answer: bytes = await channel.unary_unary("/grpc.health.v1.Health/Check")(
-                request, timeout=timeout
-            )
+            check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
+            answer: bytes = await check(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:
             return Outcome(False, f"grpc health check failed: {error.code().name}")
     return Outcome(answer == b"\x08\x01", "service unhealthy")

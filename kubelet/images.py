@@ -22,7 +22,9 @@ PARALLEL_PULLS = 5
 
 
 class ImageError(Exception):
-    """The image is not there; `waiting` is the container's state, `retry` the seconds until it is worth trying."""
+    """The image is not there; `waiting` is the container's state, `retry` the seconds until it is worth
+    trying.
+    """
 
     def __init__(self, waiting: Waiting, event: tuple[str, str], retry: float) -> None:
         super().__init__(waiting.message)

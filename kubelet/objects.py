@@ -1,8 +1,8 @@
 """ConfigMaps, Secrets and service-account tokens that pods refer to, fetched by name and held for a while.
 
-A kubelet may read only the objects that its own pods name (Node authorization), so these are single GETs, not a list
-or watch. An object is held `TTL` seconds; a pod that appears anew forgets what was held of its namespace, so it always
-starts from fresh content. Tokens are renewed when 80 % of their life has passed.
+A kubelet may read only the objects that its own pods name (Node authorization), so these are single GETs,
+not a list or watch. An object is held `TTL` seconds; a pod that appears anew forgets what was held of its
+namespace, so it always starts from fresh content. Tokens are renewed when 80 % of their life has passed.
 """
 
 from __future__ import annotations

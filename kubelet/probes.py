@@ -1,7 +1,8 @@
 """Probes: when to ask, how often it must fail before it counts, and the tasks that ask.
 
-The count (`Tally`) is pure. A probe's verdict changes only after `successThreshold` or `failureThreshold` equal answers
-in a row; liveness and readiness wait for the startup probe; what changed is told to the pod's worker.
+The count (`Tally`) is pure. A probe's verdict changes only after `successThreshold` or `failureThreshold`
+equal answers in a row; liveness and readiness wait for the startup probe; what changed is told to the pod's
+worker.
 """
 
 from __future__ import annotations
@@ -146,6 +147,12 @@ class Probes:
     def _count(
         self, tally: Tally, outcome: Outcome, pod: Mapping[str, Any], container: Mapping[str, Any], kind: str
     ) -> None:
+        if outcome.ok is None:
+            log.info(
+                "probe could not be carried out",
+                extra={"container": container["name"], "why": outcome.detail},
+            )
+            return
         if not outcome.ok:
             name = {STARTUP: "Startup", LIVENESS: "Liveness", READINESS: "Readiness"}[kind]
             self._on_unhealthy(pod, container["name"], f"{name} probe failed: {outcome.detail}")

@@ -1,7 +1,8 @@
-"""Writes pod statuses to the API: the newest of each pod, only when it differs, one request at a time for each pod.
+"""Writes pod statuses to the API: the newest of each pod, only when it differs, one request at a time for
+each pod.
 
-Writers hand in a status and go on; a failed write is tried again with back-off until it succeeds, is replaced by a
-newer one, or the pod is gone.
+Writers hand in a status and go on; a failed write is tried again with back-off until it succeeds, is
+replaced by a newer one, or the pod is gone.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ CARRIED = ("reason", "message", "podIP", "podIPs", "initContainerStatuses", "obs
 
 
 def merge_patch(pod: Mapping[str, Any], status: Status) -> dict[str, Any]:
-    """The JSON merge patch that makes `status` the pod's, leaving what others own, and refusing another pod of that
-    name by its uid."""
+    """The JSON merge patch that makes `status` the pod's, leaving what others own, and refusing another pod
+    of that name by its uid.
+    """
     before = pod.get("status") or {}
     body: Status = dict(status)
     for name in CARRIED:

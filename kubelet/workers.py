@@ -1,8 +1,8 @@
 """One worker for each pod: from what the API wants and the runtime has, step by step, until they agree.
 
-A worker is woken by a change of either side, by a probe's verdict or by time, and always starts from the present
-state, so a lost or doubled wake-up does no harm. Termination interrupts whatever the worker is doing; it never goes
-back to running.
+A worker is woken by a change of either side, by a probe's verdict or by time, and always starts from the
+present state, so a lost or doubled wake-up does no harm. Termination interrupts whatever the worker is
+doing; it never goes back to running.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from kubelet.executor import Executor, Recorder, StartFailure
 from kubelet.pods.config import grace_period
 from kubelet.pods.observed import EXITED, PodView
 from kubelet.pods.plan import Backoff, KillContainer, PodActions, StartContainer, compute_pod_actions
-from kubelet.pods.status import Facts, Status, Waiting, pod_ips, pod_status
+from kubelet.pods.status import OVER, Facts, Status, Waiting, pod_ips, pod_status
 from kubelet.probes import Probes
 from kubelet.statuses import StatusManager
 from kubelet.volumes.manager import VolumeManager
@@ -37,7 +37,6 @@ RESYNC = 60.0
 ROUNDS = 12
 CRASH_INITIAL, CRASH_MAX = 10.0, 300.0
 FORGIVEN_AFTER = 600.0  # seconds a container must run for its crashes to be forgotten (twice the maximum)
-OVER = ("Succeeded", "Failed")
 
 
 class Lifecycle(Protocol):
@@ -319,7 +318,9 @@ class PodWorkers:
         return None
 
     async def _conclude(self, uid: str, work: Work, view: PodView) -> float:
-        """The pod has ended by itself, or was ended: stop what is left, keep what can be read (logs, status)."""
+        """The pod has ended by itself, or was ended: stop what is left, keep what can be read (logs,
+        status).
+        """
         self._probes.stop(uid)
         if view.alive:
             await self._executor.kill_pod(work.pod, view, work.grace)

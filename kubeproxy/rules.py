@@ -15,47 +15,56 @@ from typing import NamedTuple
 # -----------------------------------------------------------------------------------------
 
 
-class SourceIn(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SourceIn:
     """The source address is (not) in one of these networks or addresses."""
 
     networks: tuple[str, ...]
     negate: bool = False
 
 
-class DestinationIn(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class DestinationIn:
     networks: tuple[str, ...]
     negate: bool = False
 
 
-class SourceInSet(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SourceInSet:
     """The source address is in a named set."""
 
     set: str
 
 
-class DestinationInSet(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class DestinationInSet:
     set: str
 
 
-class SourceIsHost(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SourceIsHost:
     """The source is one of this host's own addresses."""
 
 
-class DestinationIsHost(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class DestinationIsHost:
     """The destination is one of this host's own addresses."""
 
 
-class NewConnection(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class NewConnection:
     """The packet opens a connection."""
 
 
-class Marked(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Marked:
     """The packet does (not) carry the masquerade mark."""
 
     negate: bool = False
 
 
-class Protocol(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Protocol:
     name: str
 
 
@@ -75,60 +84,72 @@ Match = (
 # -----------------------------------------------------------------------------------------
 
 
-class Jump(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Jump:
     """Go through another chain and come back."""
 
     chain: str
 
 
-class Goto(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Goto:
     """Continue in another chain and do not come back."""
 
     chain: str
 
 
-class Drop(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Drop:
     pass
 
 
-class Reject(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Reject:
     """Refuse with an ICMP error."""
 
 
-class Return(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Return:
     pass
 
 
-class SetMark(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SetMark:
     """Ask for the packet to be masqueraded when it leaves."""
 
 
-class ClearMark(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ClearMark:
     pass
 
 
-class Masquerade(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Masquerade:
     """Replace the source by the address of the interface the packet leaves by."""
 
 
-class Dnat(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Dnat:
     ip: str
     port: int
 
 
-class Lookup(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Lookup:
     """Look the packet up in a verdict map and do what it says; go on if it says nothing."""
 
     map: str
 
 
-class Balance(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Balance:
     """Go to one of these chains at random, all equally likely."""
 
     chains: tuple[str, ...]
 
 
-class Remember(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Remember:
     """Put the source address into a set, until the set's timeout."""
 
     set: str
@@ -151,14 +172,16 @@ Action = (
 )
 
 
-class Rule(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Rule:
     """If every match holds, do the action."""
 
     matches: tuple[Match, ...]
     action: Action
 
 
-class Hook(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Hook:
     """Where in the kernel's path a base chain sits. `kind` is nat or filter."""
 
     kind: str

@@ -155,7 +155,8 @@ class Tracer:
     def _look_up(self, name: str, packet: Packet) -> r.Verdict | None:
         elements = self._rules.maps[name]
         by_service: Key = ServiceKey(packet.destination, packet.protocol, packet.port)
-        return elements.get(by_service) or elements.get(PortKey(packet.protocol, packet.port))
+        verdict = elements.get(by_service)
+        return elements.get(PortKey(packet.protocol, packet.port)) if verdict is None else verdict
 
 
 def _within(address: str, networks: tuple[str, ...]) -> bool:

@@ -1,6 +1,8 @@
-"""The three patch formats of the API. Each module has `apply(original, patch, ...)`, which never changes its inputs.
+"""The three patch formats of the API. Each module has `apply(original, patch, ...)`, which never changes
+its inputs.
 
-The result shares every part that the patch does not touch with the original: only the path to a change is copied.
+The result shares every part that the patch does not touch with the original: only the path to a change is
+copied.
 """
 
 from __future__ import annotations

@@ -18,13 +18,15 @@ _INDEX = re.compile(r"0|[1-9][0-9]*")
 def apply(original: Object, patch: Any) -> Object:
     """Apply the operations in order. All or nothing.
 
-    Raises BadRequest when the patch is malformed, RequestEntityTooLarge over 10,000 operations, and Invalid (422) when
-    an operation cannot be applied (a path does not exist, a test fails).
+    Raises BadRequest when the patch is malformed, RequestEntityTooLarge over 10,000 operations, and Invalid
+    (422) when an operation cannot be applied (a path does not exist, a test fails).
     """
     if not isinstance(patch, list) or not all(isinstance(item, dict) for item in patch):
         raise bad_request("error decoding patch: a JSON patch is a list of operations")
     if len(patch) > MAX_OPERATIONS:
-        raise too_large(f"The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {len(patch)}")
+        raise too_large(
+            f"The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {len(patch)}"
+        )
     document: Any = original
     for operation in patch:
         document = _operate(document, operation)

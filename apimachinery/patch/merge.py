@@ -9,10 +9,15 @@ from apimachinery.scheme import Object
 
 
 def apply(original: Object, patch: Any) -> Object:
-    """Merge `patch` into `original`: null deletes, objects merge, everything else replaces. BadRequest if no object."""
+    """Merge `patch` into `original`: null deletes, objects merge, everything else replaces. BadRequest if no
+    object.
+    """
     if not isinstance(patch, dict):
-        raise bad_request("error decoding patch: json: cannot unmarshal into Go value of type map[string]interface {}")
-    return _merge(original, patch)
+        raise bad_request(
+            "error decoding patch: json: cannot unmarshal into Go value of type map[string]interface {}"
+        )
+    merged: Object = _merge(original, patch)
+    return merged
 
 
 def _merge(original: Any, patch: Any) -> Any:

@@ -1,7 +1,8 @@
 """Strategic merge patch: a merge patch that knows from the schema how lists merge.
 
 Directives: `$patch: replace|delete|merge` on maps and list items, `$deleteFromPrimitiveList/<field>`,
-`$setElementOrder/<field>`, `$retainKeys`. Algorithm of `k8s.io/apimachinery/pkg/util/strategicpatch`, without mutation.
+`$setElementOrder/<field>`, `$retainKeys`. Algorithm of `k8s.io/apimachinery/pkg/util/strategicpatch`,
+without mutation.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from typing import Any
 
 from apimachinery.errors import StatusError, bad_request, status
 from apimachinery.patch import rejected
-from apimachinery.scheme import Object
 from apimachinery.schema.table import Field, Table, load, ref_of
+from apimachinery.scheme import Object
 
 DIRECTIVE = "$patch"
 RETAIN_KEYS = "$retainKeys"
@@ -23,8 +24,8 @@ ELEMENT_ORDER = "$setElementOrder/"
 def apply(original: Object, patch: Any, schema_ref: str | None, table: Table | None = None) -> Object:
     """Merge `patch` into `original`, whose type is the definition `schema_ref`.
 
-    Raises BadRequest for a malformed directive, Invalid (422) for an unknown one, and status 415 for a type without a
-    schema (custom resources have no strategic merge).
+    Raises BadRequest for a malformed directive, Invalid (422) for an unknown one, and status 415 for a type
+    without a schema (custom resources have no strategic merge).
     """
     if not isinstance(patch, dict):
         raise bad_request("invalid JSON document")
@@ -57,7 +58,8 @@ class _Merger:
         return out
 
     def _field(self, ref: str | None, key: str) -> Field | None:
-        return self._table[ref].fields.get(key) if ref in self._table else None
+        definition = self._table.get(ref) if ref else None
+        return definition.fields.get(key) if definition else None
 
     def _member(self, out: Object, key: str, value: Any, field: Field | None, order: Any) -> None:
         if value is None:
@@ -68,7 +70,8 @@ class _Merger:
             if "replace" in _strategies(field):
                 out[key] = _without_directives(value)
             else:
-                # Inside a map of structs every value has the map's element type, so `_field` finds nothing for it.
+                # Inside a map of structs every value has the map's element type, so `_field` finds nothing
+                # for it.
                 out[key] = self.merge(present, value, _struct_of(field))
         elif isinstance(value, list) and "merge" in _strategies(field):
             out[key] = self._merge_list(present if isinstance(present, list) else [], value, field, order)
@@ -77,7 +80,9 @@ class _Merger:
         else:
             out[key] = _without_directives(value)
 
-    def _merge_list(self, original: list[Any], patch: list[Any], field: Field | None, order: Any) -> list[Any]:
+    def _merge_list(
+        self, original: list[Any], patch: list[Any], field: Field | None, order: Any
+    ) -> list[Any]:
         assert field is not None
         key = field.merge_key
         identity = _identity(key)
@@ -190,12 +195,16 @@ def _check_order(patch: list[Any], order: Any, identity: Identity) -> None:
         identity(item) for item in patch if not (isinstance(item, dict) and item.get(DIRECTIVE) in deleted)
     ]
     if [item for item in wanted if item in given] != list(dict.fromkeys(given)):
-        text = f"The order in patch list:\n{patch}\n doesn't match {ELEMENT_ORDER.rstrip('/')} list:\n{order}\n"
+        text = (
+            f"The order in patch list:\n{patch}\n doesn't match {ELEMENT_ORDER.rstrip('/')} list:\n{order}\n"
+        )
         raise rejected(text)
 
 
 def _ordered(items: list[Any], wanted: list[Any], before: list[Any], identity: Identity) -> list[Any]:
-    """Items in the wanted order; those it does not name stay where they stood `before` relative to the others."""
+    """Items in the wanted order; those it does not name stay where they stood `before` relative to the
+    others.
+    """
     rank = {identity(item): at for at, item in enumerate(wanted)}
     stood = {identity(item): at for at, item in enumerate(before)}
     named = sorted((item for item in items if identity(item) in rank), key=lambda item: rank[identity(item)])

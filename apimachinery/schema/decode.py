@@ -1,8 +1,9 @@
 """Apply the schema to a document: what Go's decoder does to a request body, on plain dicts.
 
-Each definition becomes one closure that copies known fields, checks their types, and drops what `omitempty` would drop
-(an empty list, an empty map, a zero that is not behind a pointer, null). The text of an error is the one that the
-apiserver gives for the same mistake. Paths are cons cells, rendered only when something is wrong.
+Each definition becomes one closure that copies known fields, checks their types, and drops what `omitempty`
+would drop (an empty list, an empty map, a zero that is not behind a pointer, null). The text of an error is
+the one that the apiserver gives for the same mistake. Paths are cons cells, rendered only when something is
+wrong.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any, Literal, cast
 from apimachinery import quantity
 from apimachinery.errors import StatusError, bad_request
 from apimachinery.meta import parse_time
-from apimachinery.scheme import Kind
 from apimachinery.schema.table import Definition, Field, Type, load
+from apimachinery.scheme import Kind
 
 Strictness = Literal["Ignore", "Warn", "Strict"]
 Path = tuple[Any, str | int] | None
@@ -49,9 +50,9 @@ def decode(
 ) -> tuple[dict[str, Any], list[str]]:
     """Return a normalised copy of `obj` and the warnings about it.
 
-    `ref` is a definition name or a served kind; a kind that is not built in is only checked in its metadata. Unknown
-    fields are dropped; `Warn` reports them (and `duplicates`, found by the parser), `Strict` refuses them. Raises
-    BadRequest for a wrong type.
+    `ref` is a definition name or a served kind; a kind that is not built in is only checked in its
+    metadata. Unknown fields are dropped; `Warn` reports them (and `duplicates`, found by the parser),
+    `Strict` refuses them. Raises BadRequest for a wrong type.
     """
     table = load()
     name = ref if isinstance(ref, str) else table.definition_of(ref.group, ref.version, ref.kind)
@@ -120,7 +121,9 @@ def _json_path(path: Path) -> str:
 
 
 def _into(found: str, struct: str, path: Path, expected: str) -> str:
-    return f"json: cannot unmarshal {found} into Go struct field {struct}.{_json_path(path)} of type {expected}"
+    return (
+        f"json: cannot unmarshal {found} into Go struct field {struct}.{_json_path(path)} of type {expected}"
+    )
 
 
 def _sort(value: Any) -> str:
@@ -146,7 +149,7 @@ def _go_type(kind: Type) -> str:
     return f"{version}.{name}"
 
 
-# -- decoders --------------------------------------------------------------------------------------------------
+# -- decoders -----------------------------------------------------------------------------------------------
 
 
 @cache
@@ -228,11 +231,7 @@ def _array(kind: list[Any]) -> Decoder:
         if type(value) is not list:
             raise _WrongType(_sort(value), _go_type(kind))
         return [
-            item
-            if type(item) is plain
-            else empty
-            if item is None
-            else element(item, (path, at), unknown)
+            item if type(item) is plain else empty if item is None else element(item, (path, at), unknown)
             for at, item in enumerate(value)
         ]
 

@@ -1,25 +1,29 @@
 """What the Go types of Kubernetes say and the generated Python models do not.
 
-Keys are `Definition.field` with the short definition name (`PodSpec`), or the bare field name where the fact holds for
-every field of that name. Sources: the struct tags and `+listType` markers in `k8s.io/api` and `k8s.io/apimachinery`.
+Keys are `Definition.field` with the short definition name (`PodSpec`), or the bare field name where the
+fact holds for every field of that name. Sources: the struct tags and `+listType` markers in `k8s.io/api`
+and `k8s.io/apimachinery`.
 """
 
 from __future__ import annotations
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # Integers are int32 unless their name is here.
-INT64 = frozenset(
+INT64 = _words(
     "generation deletionGracePeriodSeconds gracePeriodSeconds observedGeneration activeDeadlineSeconds "
     "terminationGracePeriodSeconds runAsUser runAsGroup fsGroup supplementalGroups tolerationSeconds uid gid "
     "startingDeadlineSeconds sizeBytes remainingItemCount revision maxLength minLength maxItems "
-    "minItems maxProperties minProperties".split()
+    "minItems maxProperties minProperties"
 )
 INT64_OF = frozenset(
     {
         "ServiceAccountTokenProjection.expirationSeconds",
         "TokenRequestSpec.expirationSeconds",
         "TokenRequest.expirationSeconds",
-        "CSIDriverTokenRequest.expirationSeconds",
-        "ListOptions.timeoutSeconds",
     }
 )
 INT32_OF = frozenset({"CertificateSigningRequestSpec.expirationSeconds"})
@@ -78,9 +82,9 @@ MAP_VALUES: dict[str, object] = {
 RAW = frozenset({"ControllerRevision.data", "ManagedFieldsEntry.fieldsV1"})
 
 # Optional scalars that are values, not pointers, with `omitempty`: zero means absent.
-VALUE_INTEGERS = frozenset(
+VALUE_INTEGERS = _words(
     "hostPort initialDelaySeconds timeoutSeconds periodSeconds successThreshold failureThreshold nodePort "
-    "healthCheckNodePort minReadySeconds count generation observedGeneration".split()
+    "healthCheckNodePort minReadySeconds count generation observedGeneration"
 )
 POINTER_INTEGERS_OF = frozenset(
     {
@@ -100,15 +104,16 @@ POINTER_INTEGERS_OF = frozenset(
 )
 # Optional integers of these are always written, zero or not.
 ALWAYS_INTEGERS_OF = frozenset({"StatefulSetStatus.availableReplicas"})
-VALUE_BOOLEANS = frozenset(
+VALUE_BOOLEANS = _words(
     "hostNetwork hostPID hostIPC stdin stdinOnce tty readOnly paused unschedulable publishNotReadyAddresses "
-    "globalDefault ignoreDaemonSets".split()
+    "globalDefault ignoreDaemonSets"
 )
 # Optional strings that are pointers: the empty string is a value.
-POINTER_STRINGS = frozenset(
-    "storageClassName volumeMode ingressClassName runtimeClassName appProtocol loadBalancerClass preemptionPolicy "
+POINTER_STRINGS = _words(
+    "storageClassName volumeMode ingressClassName runtimeClassName appProtocol loadBalancerClass "
+    "preemptionPolicy "
     "holderIdentity hostname zone procMount fsGroupChangePolicy volumeAttributesClassName "
-    "hostnameOverride".split()
+    "hostnameOverride"
 )
 POINTER_STRINGS_OF = frozenset(
     {
@@ -184,12 +189,14 @@ PATCH: dict[str, tuple[str, str]] = {
     },
 }
 
-# x-kubernetes-list-type: (type, keys). Lists that are not here are atomic when their elements are not mergeable.
+# x-kubernetes-list-type: (type, keys). Lists that are not here are atomic when their elements are not
+# mergeable.
 LISTS: dict[str, tuple[str, tuple[str, ...]]] = {
     **{
         name: ("map", (key,))
         for name, (strategy, key) in PATCH.items()
-        if key and not name.endswith((".ports", ".topologySpreadConstraints", "JobStatus.conditions"))
+        if key
+        and not name.endswith((".ports", ".topologySpreadConstraints", "JobStatus.conditions"))
         and "merge" in strategy
     },
     "Container.ports": ("map", ("containerPort", "protocol")),
@@ -204,10 +211,14 @@ LISTS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 # x-kubernetes-map-type: atomic.
-ATOMIC_STRUCTS = frozenset(
-    "LabelSelector ObjectReference LocalObjectReference SecretKeySelector ConfigMapKeySelector ObjectFieldSelector "
-    "ResourceFieldSelector NodeSelector NodeSelectorTerm OwnerReference TypedLocalObjectReference SecretReference "
+ATOMIC_STRUCTS = _words(
+    "LabelSelector ObjectReference LocalObjectReference SecretKeySelector ConfigMapKeySelector "
+    "ObjectFieldSelector "
+    "ResourceFieldSelector NodeSelector NodeSelectorTerm OwnerReference TypedLocalObjectReference "
+    "SecretReference "
     "TopologySelectorTerm CrossVersionObjectReference RoleRef Subject EndpointAddress EndpointPort "
-    "ScopeSelector ScopedResourceSelectorRequirement".split()
+    "ScopeSelector ScopedResourceSelectorRequirement"
 )
-ATOMIC_MAPS = frozenset({"ServiceSpec.selector", "PodSpec.nodeSelector", "ReplicationControllerSpec.selector"})
+ATOMIC_MAPS = frozenset(
+    {"ServiceSpec.selector", "PodSpec.nodeSelector", "ReplicationControllerSpec.selector"}
+)

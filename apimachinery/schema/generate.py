@@ -1,7 +1,8 @@
 """Derive the API schema table from the types that lightkube-models carries.
 
-The models are read as source text, not imported: their runtime package is not needed to know what fields there are.
-What Go knows and they do not comes from `facts`. Run at build time; the table is never committed.
+The models are read as source text, not imported: their runtime package is not needed to know what fields
+there are. What Go knows and they do not comes from `facts`. Run at build time; the table is never
+committed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from apimachinery.schema import facts
 
 TABLE_NAME = "table.json"
 
-# Model module -> definition prefix, for what is served or embedded. A module that is not here is not in the table.
+# Model module -> definition prefix, for what is served or embedded. A module that is not here is not in the
+# table.
 PREFIXES = {
     "core_v1": "io.k8s.api.core.v1",
     "apps_v1": "io.k8s.api.apps.v1",
@@ -96,8 +98,13 @@ def build_table() -> dict[str, Any]:
 
 def _untyped_names(tree: ast.Module) -> frozenset[str]:
     """Module-level aliases such as `JSON = Any`: types without fields."""
-    names = [target.id for node in tree.body if isinstance(node, ast.Assign) for target in node.targets
-             if isinstance(target, ast.Name)]
+    names = [
+        target.id
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    ]
     return frozenset(names) - set(_SPECIAL)
 
 
@@ -194,7 +201,9 @@ def _keeps_zero(kind: Any, owner: str, name: str) -> bool:
         return name not in facts.VALUE_BOOLEANS
     if kind == "string":
         return name in facts.POINTER_STRINGS or full in facts.POINTER_STRINGS_OF
-    return kind not in ("date-time", "micro-time", "bytes") and not isinstance(kind, list)
+    if isinstance(kind, list):
+        return bool(kind[0] == "ref")  # an empty struct says something (`emptyDir: {}`), an empty list does not
+    return kind not in ("date-time", "micro-time", "bytes")
 
 
 def _group_version_kind(node: ast.ClassDef) -> list[str] | None:

@@ -71,7 +71,11 @@ def schemas(definitions: Iterable[str]) -> dict[str, Any]:
 
 def definitions_of(group: str, version: str) -> list[str]:
     """The top-level definitions of a group version, in the table's order."""
-    return [name for name, definition in load().items() if definition.gvk and definition.gvk[:2] == (group, version)]
+    return [
+        name
+        for name, definition in load().items()
+        if definition.gvk and definition.gvk[:2] == (group, version)
+    ]
 
 
 def _note_shared(kind: Type, out: dict[str, Any]) -> None:

@@ -110,14 +110,20 @@ def _build(name: str, raw: Mapping[str, Any]) -> Definition:
         for key, entry in raw["f"].items()
     }
     gvk = raw.get("gvk")
-    return Definition(name, fields, raw["d"], (gvk[0], gvk[1], gvk[2]) if gvk else None, raw.get("atomic", False))
+    return Definition(
+        name, fields, raw["d"], (gvk[0], gvk[1], gvk[2]) if gvk else None, raw.get("atomic", False)
+    )
 
 
 @cache
 def load() -> Table:
-    """The table that the build made; raises FileNotFoundError when it was not built (`python hatch_build.py`)."""
+    """The table that the build made; raises FileNotFoundError when it was not built (`python
+    hatch_build.py`).
+    """
     path = Path(__file__).with_name(TABLE_NAME)
     try:
         return Table(orjson.loads(path.read_bytes()))
     except FileNotFoundError:
-        raise FileNotFoundError(f"{TABLE_NAME} is missing: run `python hatch_build.py` in the checkout") from None
+        raise FileNotFoundError(
+            f"{TABLE_NAME} is missing: run `python hatch_build.py` in the checkout"
+        ) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 from urllib.parse import unquote
 
 from cryptography import x509
@@ -74,7 +75,9 @@ class FrontProxy:
         name = next((headers[header] for header in self.username_headers if headers.get(header)), "")
         if not name:
             return None
-        groups = [group.strip() for header in self.group_headers for group in headers.get(header, "").split(",")]
+        groups = [
+            group.strip() for header in self.group_headers for group in headers.get(header, "").split(",")
+        ]
         extra = {
             unquote(header[len(prefix) :]): tuple(value.split(","))
             for header, value in headers.items()
@@ -82,6 +85,12 @@ class FrontProxy:
             if header.startswith(prefix)
         }
         return authenticated(User(name, tuple(group for group in groups if group), extra=extra))
+
+
+class Authenticates(Protocol):
+    """What the chain asks for the user behind a request."""
+
+    def authenticate(self, der: bytes | None, headers: Mapping[str, str], path: str) -> User: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +107,11 @@ class Authenticator:
         if der is not None:
             if self.front_proxy is not None and (user := self.front_proxy.user(der, headers)):
                 return user
-            if self.client_ca_pem is not None and issued_by(der, self.client_ca_pem) and (user := user_of_certificate(der)):
+            if (
+                self.client_ca_pem is not None
+                and issued_by(der, self.client_ca_pem)
+                and (user := user_of_certificate(der))
+            ):
                 return user
         authorization = headers.get("authorization", "")
         scheme, _, token = authorization.partition(" ")

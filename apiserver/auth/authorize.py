@@ -42,7 +42,15 @@ def attributes_of(user: User, info: RequestInfo) -> Attributes:
     if not info.is_resource:
         return Attributes(user, info.verb, path=info.path)
     return Attributes(
-        user, info.verb, info.group, info.resource, info.namespace, info.name, info.subresource, info.path, info.version
+        user,
+        info.verb,
+        info.group,
+        info.resource,
+        info.namespace,
+        info.name,
+        info.subresource,
+        info.path,
+        info.version,
     )
 
 
@@ -96,4 +104,4 @@ def refusal(wanted: Attributes, reason: str = "") -> StatusError:
         text += f": {reason}"
     if wanted.is_resource:
         return errors.forbidden(wanted.group, wanted.resource, wanted.name, text)
-    return errors.status(403, "Forbidden", f'forbidden: {text}', details={})
+    return errors.status(403, "Forbidden", f"forbidden: {text}", details={})

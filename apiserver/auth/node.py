@@ -20,7 +20,13 @@ Object = dict[str, Any]
 Ref = tuple[str, str, str]  # resource, namespace, name
 
 READ = ("get", "list", "watch")
-GUARDED = {("", "secrets"), ("", "configmaps"), ("", "persistentvolumeclaims"), ("", "persistentvolumes"), ("resource.k8s.io", "resourceclaims")}
+GUARDED = {
+    ("", "secrets"),
+    ("", "configmaps"),
+    ("", "persistentvolumeclaims"),
+    ("", "persistentvolumes"),
+    ("resource.k8s.io", "resourceclaims"),
+}
 
 
 def references(pod: Object) -> Iterator[Ref]:
@@ -51,7 +57,9 @@ def _volume(pod: Object, volume: Object) -> Iterator[tuple[str, str]]:
         if "configMap" in source:
             yield "configmaps", source["configMap"].get("name", "")
     for driver in ("csi", "cephfs", "flexVolume", "iscsi", "rbd", "scaleIO", "storageos"):
-        ref = (volume.get(driver) or {}).get("secretRef") or (volume.get(driver) or {}).get("nodePublishSecretRef")
+        ref = (volume.get(driver) or {}).get("secretRef") or (volume.get(driver) or {}).get(
+            "nodePublishSecretRef"
+        )
         if ref:
             yield "secrets", ref.get("name", "")
 
@@ -122,7 +130,12 @@ class NodeAuthorizer:
             return self._token(node, wanted)
         if wanted.resource == "nodes" and wanted.group == "":
             return self._own(node, wanted)
-        if wanted.resource == "pods" and wanted.group == "" and wanted.verb in READ and not wanted.subresource:
+        if (
+            wanted.resource == "pods"
+            and wanted.group == ""
+            and wanted.verb in READ
+            and not wanted.subresource
+        ):
             return Decision.ALLOW, ""
         if wanted.resource in ("leases", "csinodes"):
             return self._own_lease(node, wanted)
@@ -154,19 +167,28 @@ class NodeAuthorizer:
             return Decision.ALLOW, ""
         if wanted.verb in (*READ, "update", "patch") and wanted.subresource in ("", "status"):
             if wanted.name and wanted.name != node:
-                return Decision.NO_OPINION, f"node '{node}' cannot read '{wanted.name}', only its own Node object"
+                return (
+                    Decision.NO_OPINION,
+                    f"node '{node}' cannot read '{wanted.name}', only its own Node object",
+                )
             if not wanted.name:
-                return Decision.NO_OPINION, f"node '{node}' cannot {wanted.verb} all nodes, only its own Node object"
+                return (
+                    Decision.NO_OPINION,
+                    f"node '{node}' cannot {wanted.verb} all nodes, only its own Node object",
+                )
             return Decision.ALLOW, ""
         return Decision.NO_OPINION, ""
 
     def _own_lease(self, node: str, wanted: Attributes) -> tuple[Decision, str]:
         if wanted.resource == "leases" and wanted.namespace != "kube-node-lease":
-            return Decision.NO_OPINION, "can only access leases in the \"kube-node-lease\" system namespace"
+            return Decision.NO_OPINION, 'can only access leases in the "kube-node-lease" system namespace'
         if wanted.verb not in ("get", "create", "update", "patch", "delete") or wanted.subresource:
             return Decision.NO_OPINION, "can only get, create, update, patch, or delete a node lease"
         if wanted.verb != "create" and wanted.name != node:
-            return Decision.NO_OPINION, f"can only access node lease with the same name as the requesting node"
+            return (
+                Decision.NO_OPINION,
+                "can only access node lease with the same name as the requesting node",
+            )
         return Decision.ALLOW, ""
 
     def _current(self) -> Graph:

@@ -90,7 +90,10 @@ class RBAC:
         namespace = wanted.namespace if wanted.is_resource else ""
         for grant, rule in self.index.rules(wanted.user, namespace):
             if rule.allows(wanted):
-                return Decision.ALLOW, f'RBAC: allowed by binding "{grant.binding}" of {grant.role_kind} "{grant.role_name}"'
+                return (
+                    Decision.ALLOW,
+                    f'RBAC: allowed by binding "{grant.binding}" of {grant.role_kind} "{grant.role_name}"',
+                )
         return Decision.NO_OPINION, ""
 
     def rules_for(self, user: User, namespace: str) -> list[Rule]:

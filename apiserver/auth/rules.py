@@ -32,7 +32,11 @@ class Rule(NamedTuple):
 
     def _allows_resource(self, resource: str, subresource: str) -> bool:
         full = f"{resource}/{subresource}" if subresource else resource
-        return ALL in self.resources or full in self.resources or bool(subresource and f"*/{subresource}" in self.resources)
+        return (
+            ALL in self.resources
+            or full in self.resources
+            or bool(subresource and f"*/{subresource}" in self.resources)
+        )
 
     def covers(self, other: Rule) -> bool:
         """Whether everything `other` (a rule of one verb, group, resource) allows is allowed here too."""
@@ -56,7 +60,12 @@ class Rule(NamedTuple):
 
     def as_dict(self) -> dict[str, Any]:
         out: dict[str, Any] = {"verbs": list(self.verbs)}
-        pairs = (("apiGroups", self.groups), ("resources", self.resources), ("resourceNames", self.names), ("nonResourceURLs", self.paths))
+        pairs = (
+            ("apiGroups", self.groups),
+            ("resources", self.resources),
+            ("resourceNames", self.names),
+            ("nonResourceURLs", self.paths),
+        )
         out.update({key: list(values) for key, values in pairs if values})
         return out
 

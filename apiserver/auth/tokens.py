@@ -31,7 +31,7 @@ EXTRA_NODE, EXTRA_NODE_UID = "authentication.kubernetes.io/node-name", "authenti
 EXTRA_CREDENTIAL = "authentication.kubernetes.io/credential-id"
 
 
-class KeyError_(ValueError):
+class UnusableKey(ValueError):
     """A key file cannot be used; the text names it."""
 
 
@@ -50,17 +50,17 @@ def load_public_keys(path: str) -> list[PublicKey]:
         else:
             key = serialization.load_pem_public_key(block)
         if not isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
-            raise KeyError_(f"{path}: only RSA and ECDSA keys are supported")
+            raise UnusableKey(f"{path}: only RSA and ECDSA keys are supported")
         keys.append(key)
     if not keys:
-        raise KeyError_(f"{path}: holds no key")
+        raise UnusableKey(f"{path}: holds no key")
     return keys
 
 
 def load_private_key(path: str) -> PrivateKey:
     key = serialization.load_pem_private_key(Path(path).read_bytes(), None)
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
-        raise KeyError_(f"{path}: only RSA and ECDSA keys are supported")
+        raise UnusableKey(f"{path}: only RSA and ECDSA keys are supported")
     return key
 
 
@@ -93,7 +93,11 @@ class Issuer:
         self._now = now
 
     def issue(
-        self, account: Mapping[str, Any], audiences: Sequence[str], seconds: int, bound: Mapping[str, Mapping[str, str]]
+        self,
+        account: Mapping[str, Any],
+        audiences: Sequence[str],
+        seconds: int,
+        bound: Mapping[str, Mapping[str, str]],
     ) -> tuple[str, float]:
         """A token for a ServiceAccount object and its expiry (Unix seconds). `bound`: "pod" etc. -> name and uid."""
         fields, now = account["metadata"], int(self._now())
@@ -119,7 +123,9 @@ class Issuer:
 class Verifier:
     """Knows a token's user, or None. `find_uid` reads the watch cache."""
 
-    def __init__(self, issuers: Sequence[str], keys: Sequence[PublicKey], audiences: Sequence[str], find_uid: FindUid) -> None:
+    def __init__(
+        self, issuers: Sequence[str], keys: Sequence[PublicKey], audiences: Sequence[str], find_uid: FindUid
+    ) -> None:
         self._issuers = list(issuers)
         self._keys = {key_id(key): key for key in keys}
         self.audiences = list(audiences)
@@ -191,7 +197,9 @@ def key_set(keys: Sequence[PublicKey]) -> dict[str, Any]:
     out = []
     for key in keys:
         name = algorithm(key)
-        maker = jwt.algorithms.ECAlgorithm if name.startswith("ES") else jwt.algorithms.RSAAlgorithm
-        document = dict(maker.to_jwk(key, as_dict=True))
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            document = jwt.algorithms.ECAlgorithm.to_jwk(key, as_dict=True)
+        else:
+            document = jwt.algorithms.RSAAlgorithm.to_jwk(key, as_dict=True)
         out.append({**document, "use": "sig", "kid": key_id(key), "alg": name})
     return {"keys": out}

@@ -48,6 +48,8 @@ def authenticated(user: User) -> User:
     return User(user.name, (*user.groups, AUTHENTICATED), user.uid, user.extra)
 
 
-def service_account(namespace: str, name: str, uid: str = "", extra: Mapping[str, Sequence[str]] | None = None) -> User:
+def service_account(
+    namespace: str, name: str, uid: str = "", extra: Mapping[str, Sequence[str]] | None = None
+) -> User:
     groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", AUTHENTICATED)
     return User(f"{SERVICE_ACCOUNT_PREFIX}{namespace}:{name}", groups, uid, extra or {})

@@ -81,7 +81,7 @@ IMAGES = column("Images", images_cell(*TEMPLATE), wide=True)
 SELECTOR = column("Selector", lambda obj: selector_text(spec_of(obj).get("selector")), wide=True)
 
 
-# -- steps of a strategy ---------------------------------------------------------------------------------------
+# -- steps of a strategy ------------------------------------------------------------------------------------
 
 
 def drop_status(obj: Object) -> None:
@@ -131,7 +131,7 @@ def scalar(value: Any) -> str:
     return str(value)
 
 
-# -- rules -----------------------------------------------------------------------------------------------------
+# -- rules --------------------------------------------------------------------------------------------------
 
 
 def immutable(path: str, new: Any, old: Any) -> Iterator[Cause]:
@@ -212,8 +212,12 @@ def int_or_percent(path: str, value: int | str) -> Iterator[Cause]:
     if isinstance(value, int):
         yield from non_negative(path, value)
     elif not (value.endswith(_PERCENT) and value[:-1].isdigit()):
-        yield field.invalid(path, value, "a valid percent string must be a numeric string followed by an ending '%' "
-                            "(e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')")
+        yield field.invalid(
+            path,
+            value,
+            "a valid percent string must be a numeric string followed by an ending '%' "
+            "(e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')",
+        )
 
 
 def at_most_whole(path: str, value: int | str) -> Iterator[Cause]:

@@ -43,7 +43,7 @@ def _size(values: Mapping[str, str] | None, *, encoded: bool) -> int:
     return sum(len(value.encode()) for value in (values or {}).values())
 
 
-# -- ConfigMap -------------------------------------------------------------------------------------------------
+# -- ConfigMap ----------------------------------------------------------------------------------------------
 
 
 def _validate_config_map(item: Object) -> Iterator[Cause]:
@@ -86,7 +86,9 @@ CONFIG_MAP = Kind(
     short_names=("cm",),
     columns=(
         common.NAME,
-        column("Data", lambda item: len(item.get("data") or ()) + len(item.get("binaryData") or ()), "integer"),
+        column(
+            "Data", lambda item: len(item.get("data") or ()) + len(item.get("binaryData") or ()), "integer"
+        ),
         common.AGE,
     ),
     strategy=Strategy(
@@ -97,7 +99,7 @@ CONFIG_MAP = Kind(
 )
 
 
-# -- Secret ----------------------------------------------------------------------------------------------------
+# -- Secret -------------------------------------------------------------------------------------------------
 
 
 def _default_secret(secret: Object) -> None:

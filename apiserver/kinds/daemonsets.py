@@ -96,7 +96,7 @@ DAEMON_SET = Kind(
 )
 
 
-# -- ControllerRevision ----------------------------------------------------------------------------------------
+# -- ControllerRevision -------------------------------------------------------------------------------------
 
 
 def _validate_revision(revision: Object) -> Iterator[Cause]:

@@ -54,7 +54,9 @@ def _validate(deployment: Object) -> Iterator[Cause]:
     if deadline is not None:
         yield from common.non_negative("spec.progressDeadlineSeconds", deadline)
         if deadline <= (spec.get("minReadySeconds") or 0):
-            yield field.invalid("spec.progressDeadlineSeconds", deadline, "must be greater than minReadySeconds")
+            yield field.invalid(
+                "spec.progressDeadlineSeconds", deadline, "must be greater than minReadySeconds"
+            )
 
 
 def _validate_update(new: Object, old: Object) -> Iterator[Cause]:

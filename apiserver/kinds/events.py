@@ -54,7 +54,12 @@ def _validate_new(event: Object) -> Iterator[Cause]:
     yield from _same_namespace(event, regarding.get("namespace", ""), "regarding.namespace")
     if not event.get("eventTime"):
         yield field.required("eventTime")
-    for name, limit in (("reportingController", 128), ("reportingInstance", 128), ("action", 128), ("reason", 128)):
+    for name, limit in (
+        ("reportingController", 128),
+        ("reportingInstance", 128),
+        ("action", 128),
+        ("reason", 128),
+    ):
         value = event.get(name, "")
         if not value:
             yield field.required(name)
@@ -98,7 +103,9 @@ def _fields_new(event: Object) -> Mapping[str, str]:
 
 def _last(event: Object) -> Since:
     series = event.get("series") or {}
-    last = series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("deprecatedLastTimestamp")
+    last = (
+        series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("deprecatedLastTimestamp")
+    )
     return Since(last or event.get("eventTime") or meta.meta_of(event).get("creationTimestamp"))
 
 
@@ -116,7 +123,9 @@ def _object(event: Object) -> str:
 
 def _source(event: Object) -> str:
     source = event.get("source") or event.get("deprecatedSource") or {}
-    component = source.get("component") or event.get("reportingComponent") or event.get("reportingController") or ""
+    component = (
+        source.get("component") or event.get("reportingComponent") or event.get("reportingController") or ""
+    )
     host = source.get("host") or event.get("reportingInstance") or ""
     return f"{component}, {host}" if host else component
 

@@ -18,7 +18,11 @@ def _validate(lease: Object) -> Iterator[Cause]:
         yield field.invalid("spec.leaseDurationSeconds", seconds, "must be greater than 0")
     if transitions is not None and transitions < 0:
         yield field.invalid("spec.leaseTransitions", transitions, "must be greater than or equal to 0")
-    if spec.get("strategy") and not spec.get("preferredHolder") and spec["strategy"] != "OldestEmulationVersion":
+    if (
+        spec.get("strategy")
+        and not spec.get("preferredHolder")
+        and spec["strategy"] != "OldestEmulationVersion"
+    ):
         yield from common.one_of("spec.strategy", spec["strategy"], ("OldestEmulationVersion",))
 
 

@@ -83,7 +83,9 @@ def _status_validate(new: Object, _old: Object) -> Iterator[Cause]:
 
 
 def _status(node: Object) -> str:
-    ready = {item.get("type"): item.get("status") for item in status_of(node).get("conditions") or ()}.get("Ready")
+    ready = {item.get("type"): item.get("status") for item in status_of(node).get("conditions") or ()}.get(
+        "Ready"
+    )
     found = ["Unknown" if ready is None else "Ready" if ready == "True" else "NotReady"]
     if spec_of(node).get("unschedulable"):
         found.append("SchedulingDisabled")

@@ -23,7 +23,9 @@ EFFECTS = ("NoExecute", "NoSchedule", "PreferNoSchedule")
 _INT32_MAX = 2**31 - 1
 _PORT_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _ENV_NAME = re.compile(r"[ -<>-~]+")  # printable ASCII except `=`
-_ENV_NAME_TEXT = "a valid environment variable name must consist only of printable ASCII characters other than '='"
+_ENV_NAME_TEXT = (
+    "a valid environment variable name must consist only of printable ASCII characters other than '='"
+)
 
 
 def validate_template(template: Spec, path: str) -> Iterator[Cause]:
@@ -52,7 +54,9 @@ def validate_pod_spec(spec: Spec, path: str) -> Iterator[Cause]:
     yield from _scalars(spec, path)
     yield from _tolerations(spec.get("tolerations") or (), f"{path}.tolerations")
     yield from _affinity(spec.get("affinity") or {}, f"{path}.affinity")
-    yield from _topology_spread(spec.get("topologySpreadConstraints") or (), f"{path}.topologySpreadConstraints")
+    yield from _topology_spread(
+        spec.get("topologySpreadConstraints") or (), f"{path}.topologySpreadConstraints"
+    )
     for at, alias in enumerate(spec.get("hostAliases") or ()):
         yield from valid_ip(f"{path}.hostAliases[{at}].ip", alias.get("ip", ""))
     for at, secret in enumerate(spec.get("imagePullSecrets") or ()):
@@ -183,10 +187,14 @@ def _env(variables: Sequence[Spec], path: str) -> Iterator[Cause]:
             yield field.invalid(f"{here}.valueFrom", "", detail)
         given = [key for key in source if source[key] is not None]
         if not given:
-            detail = "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`"
+            detail = (
+                "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`"
+            )
             yield field.invalid(f"{here}.valueFrom", "", detail)
         elif len(given) > 1:
-            yield field.invalid(f"{here}.valueFrom", "", "may not have more than one field specified at a time")
+            yield field.invalid(
+                f"{here}.valueFrom", "", "may not have more than one field specified at a time"
+            )
         yield from _env_source(source, f"{here}.valueFrom")
 
 
@@ -251,7 +259,9 @@ def _mounts(mounts: Sequence[Spec], volumes: set[Any], path: str) -> Iterator[Ca
         if ".." in sub_path.split("/"):
             yield field.invalid(f"{here}.subPath", sub_path, "must not contain '..'")
         if sub_path and mount.get("subPathExpr"):
-            yield field.invalid(f"{here}.subPathExpr", mount["subPathExpr"], "subPathExpr and subPath are mutually exclusive")
+            yield field.invalid(
+                f"{here}.subPathExpr", mount["subPathExpr"], "subPathExpr and subPath are mutually exclusive"
+            )
 
 
 def validate_resources(resources: Spec, path: str) -> Iterator[Cause]:
@@ -281,13 +291,21 @@ def _probes(container: Spec, path: str, kind: str) -> Iterator[Cause]:
             yield field.forbidden(f"{path}.{name}", detail)
             continue
         yield from _handler(probe, f"{path}.{name}", ("exec", "grpc", "httpGet", "tcpSocket"))
-        for count in ("initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"):
+        for count in (
+            "initialDelaySeconds",
+            "timeoutSeconds",
+            "periodSeconds",
+            "successThreshold",
+            "failureThreshold",
+        ):
             yield from common.non_negative(f"{path}.{name}.{count}", probe.get(count))
         if name != "readinessProbe" and probe.get("successThreshold", 1) != 1:
             yield field.invalid(f"{path}.{name}.successThreshold", probe["successThreshold"], "must be 1")
     for name, handler in (container.get("lifecycle") or {}).items():
         if isinstance(handler, Mapping):
-            yield from _handler(handler, f"{path}.lifecycle.{name}", ("exec", "httpGet", "sleep", "tcpSocket"))
+            yield from _handler(
+                handler, f"{path}.lifecycle.{name}", ("exec", "httpGet", "sleep", "tcpSocket")
+            )
 
 
 def _handler(handler: Spec, path: str, kinds: Sequence[str]) -> Iterator[Cause]:
@@ -323,7 +341,9 @@ def _host_network_ports(spec: Spec, path: str) -> Iterator[Cause]:
         for index, port in enumerate(container.get("ports") or ()):
             if port.get("hostPort") and port["hostPort"] != port.get("containerPort"):
                 where = f"{path}.containers[{at}].ports[{index}].hostPort"
-                yield field.invalid(where, port["hostPort"], "must match `containerPort` when `hostNetwork` is true")
+                yield field.invalid(
+                    where, port["hostPort"], "must match `containerPort` when `hostNetwork` is true"
+                )
 
 
 def _dns_config(spec: Spec, path: str) -> Iterator[Cause]:
@@ -353,7 +373,9 @@ def _tolerations(tolerations: Sequence[Spec], path: str) -> Iterator[Cause]:
             for problem in meta.qualified_name(key):
                 yield field.invalid(f"{here}.key", key, problem)
         elif operator != "Exists":
-            detail = "operator must be Exists when `key` is empty, which means \"match all values and all keys\""
+            detail = (
+                'operator must be Exists when `key` is empty, which means "match all values and all keys"'
+            )
             yield field.invalid(f"{here}.operator", operator, detail)
         if toleration.get("tolerationSeconds") is not None and toleration.get("effect") != "NoExecute":
             detail = "effect must be 'NoExecute' when `tolerationSeconds` is set"

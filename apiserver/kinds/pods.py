@@ -20,11 +20,13 @@ UPDATE_RULE = (
 )
 
 
-# -- strategy --------------------------------------------------------------------------------------------------
+# -- strategy -----------------------------------------------------------------------------------------------
 
 
 def qos_class(pod: Mapping[str, Any]) -> str:
-    """Guaranteed, Burstable or BestEffort, from the cpu and memory of all containers (init containers included)."""
+    """Guaranteed, Burstable or BestEffort, from the cpu and memory of all containers (init containers
+    included).
+    """
     spec = spec_of(pod)
     requested = limited = False
     guaranteed = True
@@ -41,7 +43,9 @@ def qos_class(pod: Mapping[str, Any]) -> str:
 
 
 def _compute(resources: Mapping[str, str] | None) -> dict[str, quantity.Quantity]:
-    parsed = {name: quantity.parse(value) for name, value in (resources or {}).items() if name in ("cpu", "memory")}
+    parsed = {
+        name: quantity.parse(value) for name, value in (resources or {}).items() if name in ("cpu", "memory")
+    }
     return {name: amount for name, amount in parsed.items() if amount > quantity.ZERO}
 
 
@@ -111,7 +115,9 @@ def _fixed(spec: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
     fixed = {key: value for key, value in spec.items() if key not in ("activeDeadlineSeconds", "tolerations")}
     for kind in ("containers", "initContainers"):
         if kind in fixed:
-            fixed[kind] = [{key: value for key, value in item.items() if key != "image"} for item in fixed[kind]]
+            fixed[kind] = [
+                {key: value for key, value in item.items() if key != "image"} for item in fixed[kind]
+            ]
     if (old.get("terminationGracePeriodSeconds") or 0) < 0 and spec.get("terminationGracePeriodSeconds") == 1:
         fixed["terminationGracePeriodSeconds"] = old["terminationGracePeriodSeconds"]
     gates = [gate.get("name") for gate in old.get("schedulingGates") or ()]
@@ -163,7 +169,7 @@ def _fields(pod: Object) -> Mapping[str, str]:
     }
 
 
-# -- printing --------------------------------------------------------------------------------------------------
+# -- printing -----------------------------------------------------------------------------------------------
 
 
 class _Summary:
@@ -215,7 +221,9 @@ class _Summary:
             sidecar = container.get("name") in self.sidecars
             if sidecar:
                 sidecar_restarts += container.get("restartCount", 0)
-                sidecar_last = max(sidecar_last, common.dig(container, "lastState", "terminated", "finishedAt") or "")
+                sidecar_last = max(
+                    sidecar_last, common.dig(container, "lastState", "terminated", "finishedAt") or ""
+                )
             state = container.get("state") or {}
             ended, waiting = state.get("terminated"), state.get("waiting") or {}
             if ended is not None and not ended.get("exitCode"):
@@ -279,7 +287,9 @@ def _gates(pod: Object) -> str:
     gates = spec_of(pod).get("readinessGates") or ()
     if not gates:
         return NONE
-    true = {item.get("type") for item in status_of(pod).get("conditions") or () if item.get("status") == "True"}
+    true = {
+        item.get("type") for item in status_of(pod).get("conditions") or () if item.get("status") == "True"
+    }
     return f"{sum(gate.get('conditionType') in true for gate in gates)}/{len(gates)}"
 
 

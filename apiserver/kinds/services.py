@@ -1,9 +1,9 @@
-"""Services, Endpoints and EndpointSlices. Addresses and node ports are allocated by the registry, not here."""
+"""Services, Endpoints and EndpointSlices. Addresses and node ports are allocated by the registry."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from apimachinery import field, meta
@@ -21,7 +21,7 @@ STICKY_LIMIT = 86400
 _MORE = 3  # endpoints shown before "+ n more..."
 
 
-# -- Service ---------------------------------------------------------------------------------------------------
+# -- Service ------------------------------------------------------------------------------------------------
 
 
 def _default_service(service: Object) -> None:
@@ -69,7 +69,10 @@ def _patch_allocated(fresh: Object, stored: Mapping[str, Any]) -> None:
             fresh[name] = stored[name]
     if fresh.get("type") in ("NodePort", "LoadBalancer"):
         used = {port.get("nodePort") for port in fresh.get("ports") or ()}
-        before = {(item.get("protocol"), item.get("port")): item.get("nodePort") for item in stored.get("ports") or ()}
+        before = {
+            (item.get("protocol"), item.get("port")): item.get("nodePort")
+            for item in stored.get("ports") or ()
+        }
         for port in fresh.get("ports") or ():
             kept = before.get((port.get("protocol"), port.get("port")))
             if not port.get("nodePort") and kept and kept not in used:
@@ -151,7 +154,9 @@ def _service_ports(ports: Any, spec: Mapping[str, Any]) -> Iterator[Cause]:
         numbers.add(key)
         if node_port := port.get("nodePort"):
             if spec.get("type") not in ("NodePort", "LoadBalancer"):
-                yield field.forbidden(f"{here}.nodePort", f"may not be used when `type` is '{spec.get('type')}'")
+                yield field.forbidden(
+                    f"{here}.nodePort", f"may not be used when `type` is '{spec.get('type')}'"
+                )
             if (port.get("protocol"), node_port) in node_ports:
                 yield field.duplicate(f"{here}.nodePort", node_port)
             node_ports.add((port.get("protocol"), node_port))
@@ -277,7 +282,7 @@ SERVICE = Kind(
 )
 
 
-# -- Endpoints -------------------------------------------------------------------------------------------------
+# -- Endpoints ----------------------------------------------------------------------------------------------
 
 
 def _default_endpoints(endpoints: Object) -> None:
@@ -343,7 +348,7 @@ ENDPOINTS = Kind(
 )
 
 
-# -- EndpointSlice ---------------------------------------------------------------------------------------------
+# -- EndpointSlice ------------------------------------------------------------------------------------------
 
 ADDRESS_TYPES = ("FQDN", "IPv4", "IPv6")
 MAX_ENDPOINTS, MAX_ADDRESSES, MAX_PORTS = 1000, 100, 20000
@@ -410,7 +415,9 @@ def _slice_ports_cell(item: Object) -> str:
 
 
 def _slice_endpoints_cell(item: Object) -> str:
-    found = [address for endpoint in item.get("endpoints") or () for address in endpoint.get("addresses") or ()]
+    found = [
+        address for endpoint in item.get("endpoints") or () for address in endpoint.get("addresses") or ()
+    ]
     return _shorten(found) if found else "<unset>"
 
 

@@ -69,7 +69,10 @@ def _template(spec: Object) -> Iterator[Cause]:
     template = dict(spec.get("template") or {})
     pod = dict(template.get("spec") or {})
     present = [volume for volume in pod.get("volumes") or () if volume.get("name") not in claims]
-    pod["volumes"] = [*present, *({"name": name, "persistentVolumeClaim": {"claimName": name}} for name in claims)]
+    pod["volumes"] = [
+        *present,
+        *({"name": name, "persistentVolumeClaim": {"claimName": name}} for name in claims),
+    ]
     template["spec"] = pod
     yield from workloads.validate_running_template({"template": template}, "StatefulSet")
 
@@ -116,7 +119,7 @@ STATEFUL_SET = Kind(
 )
 
 
-# -- PodTemplate -----------------------------------------------------------------------------------------------
+# -- PodTemplate --------------------------------------------------------------------------------------------
 
 
 def _default_pod_template(obj: Object) -> None:
@@ -139,7 +142,9 @@ POD_TEMPLATE = Kind(
         common.NAME,
         column("Containers", common.containers_cell("template", "spec")),
         column("Images", common.images_cell("template", "spec")),
-        column("Pod Labels", lambda obj: common.labels_text(common.dig(obj, "template", "metadata", "labels"))),
+        column(
+            "Pod Labels", lambda obj: common.labels_text(common.dig(obj, "template", "metadata", "labels"))
+        ),
     ),
     strategy=Strategy(
         default=_default_pod_template,

@@ -64,7 +64,9 @@ def _host_path(source: Source, path: str) -> Iterator[Cause]:
 def _mode(source: Source, path: str, name: str) -> Iterator[Cause]:
     mode = source.get(name)
     if mode is not None and not 0 <= mode <= 0o777:
-        yield field.invalid(f"{path}.{name}", mode, "must be a number between 0 and 0777 (octal), both inclusive")
+        yield field.invalid(
+            f"{path}.{name}", mode, "must be a number between 0 and 0777 (octal), both inclusive"
+        )
 
 
 def _items(source: Source, path: str) -> Iterator[Cause]:
@@ -114,7 +116,14 @@ def _downward(source: Source, path: str) -> Iterator[Cause]:
             yield field.invalid(here, "resource", detail)
 
 
-_PROJECTIONS = ("clusterTrustBundle", "configMap", "downwardAPI", "podCertificate", "secret", "serviceAccountToken")
+_PROJECTIONS = (
+    "clusterTrustBundle",
+    "configMap",
+    "downwardAPI",
+    "podCertificate",
+    "secret",
+    "serviceAccountToken",
+)
 
 
 def _projected(source: Source, path: str) -> Iterator[Cause]:
@@ -140,9 +149,13 @@ def _projected(source: Source, path: str) -> Iterator[Cause]:
 def _token(token: Source, path: str) -> Iterator[Cause]:
     seconds = token.get("expirationSeconds", 0)
     if seconds < 600:
-        yield field.invalid(f"{path}.expirationSeconds", seconds, "may not specify a duration less than 10 minutes")
+        yield field.invalid(
+            f"{path}.expirationSeconds", seconds, "may not specify a duration less than 10 minutes"
+        )
     elif seconds > 1 << 32:
-        yield field.invalid(f"{path}.expirationSeconds", seconds, "may not specify a duration larger than 2^32 seconds")
+        yield field.invalid(
+            f"{path}.expirationSeconds", seconds, "may not specify a duration larger than 2^32 seconds"
+        )
     if not token.get("path"):
         yield field.required(f"{path}.path")
     else:

@@ -1,4 +1,6 @@
-"""What ReplicaSets, Deployments, DaemonSets, StatefulSets and Jobs have in common: a selector over a pod template."""
+"""What ReplicaSets, Deployments, DaemonSets, StatefulSets and Jobs have in common: a selector over a pod
+template.
+"""
 
 from __future__ import annotations
 

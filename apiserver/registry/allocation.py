@@ -113,12 +113,20 @@ class Bitmap:
     def _decode(self, value: bytes) -> int:
         document = codec.decode(value)
         if document.get("range") != self._shown:
-            raise errors.internal_error(f"the stored range {document.get('range')} is not {self._shown}: change it back or repair")
+            raise errors.internal_error(
+                f"the stored range {document.get('range')} is not {self._shown}: change it back or repair"
+            )
         return int.from_bytes(base64.b64decode(document.get("data", "")), "big")
 
     def _encode(self, used: int) -> Object:
         data = base64.b64encode(used.to_bytes((self._size + 7) // 8, "big")).decode()
-        return {"kind": "RangeAllocation", "apiVersion": "v1", "metadata": {}, "range": self._shown, "data": data}
+        return {
+            "kind": "RangeAllocation",
+            "apiVersion": "v1",
+            "metadata": {},
+            "range": self._shown,
+            "data": data,
+        }
 
 
 class ServiceReservation:
@@ -215,13 +223,18 @@ class ServiceAllocator:
             await self._ips.take(number)
         except Taken:
             why = f"failed to allocate IP {wanted}: provided IP is already allocated"
-            raise errors.invalid("", "Service", name, [field.invalid("spec.clusterIPs", [wanted], why)]) from None
+            raise errors.invalid(
+                "", "Service", name, [field.invalid("spec.clusterIPs", [wanted], why)]
+            ) from None
         return number
 
     async def _take_ports(self, new: Object, old: Object | None, out: ServiceReservation) -> None:
         if new["spec"].get("type") not in NODE_PORT_TYPES:
             return
-        if new["spec"].get("type") == "LoadBalancer" and new["spec"].get("allocateLoadBalancerNodePorts") is False:
+        if (
+            new["spec"].get("type") == "LoadBalancer"
+            and new["spec"].get("allocateLoadBalancerNodePorts") is False
+        ):
             return
         held = self._ports_of(old)
         given: dict[int, int] = {}
@@ -242,7 +255,9 @@ class ServiceAllocator:
         except Full:
             raise errors.internal_error("failed to allocate a nodePort: range is full") from None
 
-    async def _claim_port(self, new: Object, index: int, wanted: int, held: set[int], out: ServiceReservation) -> None:
+    async def _claim_port(
+        self, new: Object, index: int, wanted: int, held: set[int], out: ServiceReservation
+    ) -> None:
         path, name = f"spec.ports[{index}].nodePort", new["metadata"]["name"]
         if wanted not in self._port_range:
             shown = f"{self._port_range[0]}-{self._port_range[-1]}"
@@ -254,7 +269,9 @@ class ServiceAllocator:
         try:
             await self._ports.take(number)
         except Taken:
-            raise errors.invalid("", "Service", name, [field.invalid(path, wanted, "provided port is already allocated")]) from None
+            raise errors.invalid(
+                "", "Service", name, [field.invalid(path, wanted, "provided port is already allocated")]
+            ) from None
         out.taken[1].add(number)
 
     def _ip_number(self, text: str) -> int | None:
@@ -268,7 +285,9 @@ class ServiceAllocator:
         spec = (service or {}).get("spec") or {}
         if spec.get("type") == "ExternalName":
             return set()
-        numbers = (self._ip_number(text) for text in {spec.get("clusterIP", ""), *(spec.get("clusterIPs") or [])})
+        numbers = (
+            self._ip_number(text) for text in {spec.get("clusterIP", ""), *(spec.get("clusterIPs") or [])}
+        )
         return {number for number in numbers if number is not None}
 
     def _ports_of(self, service: Object | None) -> set[int]:
@@ -292,7 +311,10 @@ def inherit(new: Object, old: Object) -> None:
             if spec.get(name) == before.get(name):
                 spec.pop(name, None)
     if spec.get("type") in NODE_PORT_TYPES and before.get("type") in NODE_PORT_TYPES:
-        known = {(port["port"], port.get("protocol", "TCP")): port.get("nodePort") for port in before.get("ports") or []}
+        known = {
+            (port["port"], port.get("protocol", "TCP")): port.get("nodePort")
+            for port in before.get("ports") or []
+        }
         for port in spec.get("ports") or []:
             inherited = known.get((port["port"], port.get("protocol", "TCP")))
             if not port.get("nodePort") and inherited:
@@ -302,7 +324,12 @@ def inherit(new: Object, old: Object) -> None:
 def immutable_ip(new: Object, old: Object) -> list[Cause]:
     """clusterIP cannot change once set, unless the type changes from or to ExternalName."""
     before, after = old["spec"].get("clusterIP"), new["spec"].get("clusterIP")
-    if before and after and before != after and "ExternalName" not in (old["spec"].get("type"), new["spec"].get("type")):
+    if (
+        before
+        and after
+        and before != after
+        and "ExternalName" not in (old["spec"].get("type"), new["spec"].get("type"))
+    ):
         return [field.invalid("spec.clusterIPs[0]", [after], "may not change once set")]
     return []
 

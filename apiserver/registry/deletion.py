@@ -28,7 +28,10 @@ class DeletePlan:
 def check_preconditions(kind: Kind, obj: Object, options: DeleteOptions) -> None:
     """Raises a 409 StatusError when the object is not the one the caller means."""
     fields = obj["metadata"]
-    pairs = (("UID", options.uid, fields["uid"]), ("ResourceVersion", options.resource_version, fields["resourceVersion"]))
+    pairs = (
+        ("UID", options.uid, fields["uid"]),
+        ("ResourceVersion", options.resource_version, fields["resourceVersion"]),
+    )
     for label, wanted, found in pairs:
         if wanted and wanted != found:
             why = f"Precondition failed: {label} in precondition: {wanted}, {label} in object meta: {found}"
@@ -82,7 +85,9 @@ def _holds(kind: Kind, obj: Object) -> bool:
 
 def _set_finalizers(kind: Kind, fields: Object, propagation: str) -> None:
     """The propagation policy is carried out by the garbage collector, which finalizers tell what to do."""
-    finalizers = [name for name in fields.get("finalizers") or [] if not propagation or name not in (ORPHAN, FOREGROUND)]
+    finalizers = [
+        name for name in fields.get("finalizers") or [] if not propagation or name not in (ORPHAN, FOREGROUND)
+    ]
     if not propagation and not any(name in (ORPHAN, FOREGROUND) for name in finalizers):
         propagation = kind.strategy.default_propagation
     if propagation == "Orphan" and ORPHAN not in finalizers:

@@ -100,7 +100,7 @@ def own_status(kind: Kind, new: Object, old: Object, subresource: str) -> None:
     """An update of the object leaves its status alone, and an update of `status` everything else."""
     if "status" not in kind.subresources:
         return
-    if subresource == "status":
+    if subresource in ("status", "approval"):
         for name in [name for name in new if name not in ("metadata", "status")]:
             del new[name]
         new.update({name: value for name, value in old.items() if name not in ("metadata", "status")})

@@ -13,10 +13,10 @@ from apimachinery import errors, selectors
 from apimachinery.scheme import Kind
 from apiserver.registry import faults
 from apiserver.rest.options import ListOptions, parse_version
-from apiserver.storage import codec, continuation
-from apiserver.storage.cacher import Cacher, make_entry
+from apiserver.storage import continuation
+from apiserver.storage.cacher import Cacher, decode_stored, make_entry
 from apiserver.storage.continuation import Continuation
-from apiserver.storage.interface import PREFIX, Compacted, StorageError, Store
+from apiserver.storage.interface import PREFIX, Compacted, StorageError, Store, Stored
 from apiserver.storage.watchcache import Entry, ResourceCache
 
 FRESH_TIMEOUT = 3.0  # seconds a read waits for the cache to reach a version, as in Kubernetes
@@ -56,7 +56,7 @@ def selector_filter(kind: Kind, options: ListOptions, namespace: str = "") -> Ca
     if fields is not None:
         for requirement in fields.requirements:
             if requirement.field not in ALWAYS_SELECTABLE and requirement.field not in kind.selectable_fields:
-                raise errors.bad_request(f'field label not supported: {requirement.field}')
+                raise errors.bad_request(f"field label not supported: {requirement.field}")
     if labels is None and fields is None and not namespace:
         return None
 
@@ -68,6 +68,9 @@ def selector_filter(kind: Kind, options: ListOptions, namespace: str = "") -> Ca
         )
 
     return accepts
+
+
+Entries = list[Entry]
 
 
 class Reader:
@@ -103,24 +106,42 @@ class Reader:
             if options.resource_version not in ("", "0"):
                 raise errors.bad_request("specifying resource version is not allowed when using continue")
             return await self._go_on(kind, namespace, options, accepts, continuation.decode(options.token))
-        if options.match == "Exact" or (options.limit and not options.match and options.resource_version not in ("", "0")):
+        if options.match == "Exact" or (
+            options.limit and not options.match and options.resource_version not in ("", "0")
+        ):
             return await self._at(kind, namespace, options, accepts, int(options.resource_version))
         await self.reach(options.resource_version)
         limit = 0 if options.resource_version == "0" else options.limit
         return self._from_cache(kind, namespace, accepts, limit, "", self._cacher.revision)
 
     async def _go_on(
-        self, kind: Kind, namespace: str, options: ListOptions, accepts: Callable[[Entry], bool] | None, token: Continuation
+        self,
+        kind: Kind,
+        namespace: str,
+        options: ListOptions,
+        accepts: Callable[[Entry], bool] | None,
+        token: Continuation,
     ) -> Listing:
         if token.revision == continuation.INCONSISTENT:
             await self.reach("")
-            return self._from_cache(kind, namespace, accepts, options.limit, token.start, self._cacher.revision)
-        if _unchanged_since(self._cacher.of(kind), token.revision) and self._cacher.revision >= token.revision:
+            return self._from_cache(
+                kind, namespace, accepts, options.limit, token.start, self._cacher.revision
+            )
+        if (
+            _unchanged_since(self._cacher.of(kind), token.revision)
+            and self._cacher.revision >= token.revision
+        ):
             return self._from_cache(kind, namespace, accepts, options.limit, token.start, token.revision)
         return await self._at(kind, namespace, options, accepts, token.revision, token.start)
 
     def _from_cache(
-        self, kind: Kind, namespace: str, accepts: Callable[[Entry], bool] | None, limit: int, start: str, revision: int
+        self,
+        kind: Kind,
+        namespace: str,
+        accepts: Callable[[Entry], bool] | None,
+        limit: int,
+        start: str,
+        revision: int,
     ) -> Listing:
         prefix = f"{namespace}/" if kind.namespaced and namespace else ""
         cache = self._cacher.of(kind)
@@ -163,12 +184,12 @@ class Reader:
         return Listing(entries, revision, token, remaining)
 
     @staticmethod
-    def _decode(kind: Kind, items: Iterable[object]) -> list[Entry]:
+    def _decode(kind: Kind, items: Iterable[Stored]) -> Entries:
         out = []
         base = len(PREFIX) + len(kind.storage_prefix) + 1
         for item in items:
-            obj = codec.from_storage(item.value, item.revision)  # type: ignore[attr-defined]
-            out.append(make_entry(kind, item.key[base:], obj, item.revision))  # type: ignore[attr-defined]
+            obj = decode_stored(kind, item.value, item.revision)
+            out.append(make_entry(kind, item.key[base:], obj, item.revision))
         return out
 
     @staticmethod
@@ -180,7 +201,9 @@ class Reader:
             "without the continue parameter, or use the continue token in this response to retrieve the remainder of "
             "the results. Continuing with the provided token results in an inconsistent list."
         )
-        error.status["metadata"] = {"continue": continuation.encode(Continuation(continuation.INCONSISTENT, start))}
+        error.status["metadata"] = {
+            "continue": continuation.encode(Continuation(continuation.INCONSISTENT, start))
+        }
         return error
 
 

@@ -16,14 +16,13 @@ from random import Random
 from typing import Any, Protocol
 
 from apimachinery import errors, meta
-from apimachinery.errors import StatusError
+from apimachinery.errors import Cause, StatusError
 from apimachinery.scheme import Kind
 from apiserver.registry import deletion, faults, metadata
 from apiserver.registry.call import Call
 from apiserver.registry.reading import Reader, relative_key, selector_filter, storage_key
 from apiserver.rest.options import DeleteOptions, ListOptions
-from apiserver.storage import codec
-from apiserver.storage.cacher import Cacher
+from apiserver.storage.cacher import Cacher, decode_stored, encode_stored
 from apiserver.storage.interface import RevisionMismatch, StorageError, Store
 
 Object = dict[str, Any]
@@ -31,6 +30,8 @@ Compute = Callable[[Object], Awaitable[Object]]
 
 MAX_SWAPS = 32
 NAME_ATTEMPTS = 8
+STATUS_LIKE = ("status", "approval")
+OWN_RULES = ("binding", "finalize", "ephemeralcontainers", "resize")
 
 
 class Admission(Protocol):
@@ -129,7 +130,10 @@ class Registry:
                     raise
                 fresh = await self._live(call.kind, call.namespace, call.name)
                 live = True
-                if fresh is not None and fresh["metadata"]["resourceVersion"] == current["metadata"]["resourceVersion"]:
+                if (
+                    fresh is not None
+                    and fresh["metadata"]["resourceVersion"] == current["metadata"]["resourceVersion"]
+                ):
                     raise
                 current = fresh
                 continue
@@ -137,7 +141,7 @@ class Registry:
             try:
                 return await self._settle(reservation, self._swap(call, new, current, removes)), False
             except RevisionMismatch as lost:
-                current = lost.current and codec.from_storage(lost.current.value, lost.current.revision)
+                current = _current(call.kind, lost)
                 live = True
             except StorageError as error:
                 raise faults.as_status(error, call.kind, call.name) from error
@@ -170,7 +174,7 @@ class Registry:
             try:
                 return await self._carry_out(kind, call, plan, current)
             except RevisionMismatch as lost:
-                current = lost.current and codec.from_storage(lost.current.value, lost.current.revision)
+                current = _current(call.kind, lost)
                 live = True
             except StorageError as error:
                 raise faults.as_status(error, kind, call.name) from error
@@ -182,7 +186,15 @@ class Registry:
         listing = await self.reader.list(call.kind, call.namespace, which)
         out = []
         for entry in listing.entries:
-            single = Call("delete", call.kind, entry.namespace, entry.name, call.user, dry_run=options.dry_run, options=options)
+            single = Call(
+                "delete",
+                call.kind,
+                entry.namespace,
+                entry.name,
+                call.user,
+                dry_run=options.dry_run,
+                options=options,
+            )
             try:
                 obj, _ = await self.delete(single, options)
                 out.append(obj)
@@ -203,7 +215,7 @@ class Registry:
             stored, _ = await self.store.get(storage_key(kind, namespace, name))
         except StorageError as error:
             raise faults.as_status(error, kind, name) from error
-        return codec.from_storage(stored.value, stored.revision) if stored else None
+        return decode_stored(kind, stored.value, stored.revision) if stored else None
 
     async def _next_state(self, call: Call, old: Object, compute: Compute) -> tuple[Object, bool]:
         """What the object becomes, checked; and whether writing it completes its deletion."""
@@ -212,7 +224,11 @@ class Registry:
         metadata.check_namespace(kind, new, call.namespace)
         metadata.check_name(new, call.name)
         if not new["metadata"].get("resourceVersion") and not kind.strategy.allow_unconditional_update:
-            cause = errors.Cause("FieldValueInvalid", "Invalid value: 0: must be specified for an update", "metadata.resourceVersion")
+            cause = Cause(
+                "FieldValueInvalid",
+                "Invalid value: 0: must be specified for an update",
+                "metadata.resourceVersion",
+            )
             raise errors.invalid(kind.group, kind.kind, call.name, [cause])
         metadata.keep_stored(kind, new, old)
         metadata.own_status(kind, new, old, call.subresource)
@@ -220,19 +236,32 @@ class Registry:
         await self.admission.mutate(call)
         new = call.obj
         kind.strategy.default(new)
-        status = call.subresource == "status"
-        strategy = kind.strategy
-        (strategy.status_prepare_update if status else strategy.prepare_update)(new, old)
-        metadata.bump_generation(kind, new, old)
-        causes = meta.validate_object_meta_update(new, old)
-        causes += [cause for cause in meta.validate_object_meta(new, kind) if cause.field != "metadata.name"]
-        causes += (strategy.status_validate_update if status else strategy.validate_update)(new, old)
+        causes = self._check_update(call, new, old)
         if causes:
             raise errors.invalid(kind.group, kind.kind, call.name, causes)
         await self.admission.validate(call)
         return new, deletion.is_finished(kind, new)
 
-    async def _reserve(self, kind: Kind, new: Object | None, old: Object | None, dry_run: bool) -> Reservation | None:
+    @staticmethod
+    def _check_update(call: Call, new: Object, old: Object) -> list[Cause]:
+        """The strategy's part of an update. Subresources with rules of their own have applied them already."""
+        kind, strategy = call.kind, call.kind.strategy
+        if call.subresource in STATUS_LIKE:
+            strategy.status_prepare_update(new, old)
+        elif call.subresource not in OWN_RULES:
+            strategy.prepare_update(new, old)
+        metadata.bump_generation(kind, new, old)
+        causes = meta.validate_object_meta_update(new, old)
+        causes += [cause for cause in meta.validate_object_meta(new, kind) if cause.field != "metadata.name"]
+        if call.subresource in STATUS_LIKE:
+            causes += strategy.status_validate_update(new, old)
+        elif call.subresource not in OWN_RULES:
+            causes += strategy.validate_update(new, old)
+        return causes
+
+    async def _reserve(
+        self, kind: Kind, new: Object | None, old: Object | None, dry_run: bool
+    ) -> Reservation | None:
         allocator = self._allocators.get(kind.group_resource)
         return await allocator.reserve(new, old, dry_run) if allocator else None
 
@@ -257,12 +286,14 @@ class Registry:
                     if await self._live(kind, call.namespace, call.name) is not None:
                         raise errors.already_exists(kind.group, kind.resource, call.name)
                     return obj
-                stored = await self.store.create(key, codec.to_storage(obj), ttl=self._ttl(kind))
+                stored = await self.store.create(key, encode_stored(kind, obj), ttl=self._ttl(kind))
             except StorageError as error:
                 status = faults.as_status(error, kind, call.name)
                 if not (generated and errors.is_already_exists(status) and attempt < NAME_ATTEMPTS - 1):
                     raise status from error
-                call.name = obj["metadata"]["name"] = meta.generate_name(obj["metadata"]["generateName"], self.settings.rng)
+                call.name = obj["metadata"]["name"] = meta.generate_name(
+                    obj["metadata"]["generateName"], self.settings.rng
+                )
                 continue
             obj["metadata"]["resourceVersion"] = str(stored.revision)
             return obj
@@ -272,8 +303,8 @@ class Registry:
         kind, expected = call.kind, int(old["metadata"]["resourceVersion"])
         if call.dry_run:
             return new
-        value = codec.to_storage(new)
-        if value == codec.to_storage(old) and not removes:
+        value = encode_stored(kind, new)
+        if value == encode_stored(kind, old) and not removes:
             return old
         key = storage_key(kind, call.namespace, call.name)
         if removes:
@@ -284,14 +315,18 @@ class Registry:
         new["metadata"]["resourceVersion"] = str(revision)
         return new
 
-    async def _carry_out(self, kind: Kind, call: Call, plan: deletion.DeletePlan, old: Object) -> tuple[Object, bool]:
+    async def _carry_out(
+        self, kind: Kind, call: Call, plan: deletion.DeletePlan, old: Object
+    ) -> tuple[Object, bool]:
         key = storage_key(kind, call.namespace, call.name)
         expected = int(old["metadata"]["resourceVersion"])
         if plan.action == "remove":
             revision = await self.store.delete(key, expected)
             await self._release(kind, plan.obj)
         else:
-            revision = (await self.store.update(key, codec.to_storage(plan.obj), expected, ttl=self._ttl(kind))).revision
+            revision = (
+                await self.store.update(key, encode_stored(kind, plan.obj), expected, ttl=self._ttl(kind))
+            ).revision
         plan.obj["metadata"]["resourceVersion"] = str(revision)
         return plan.obj, plan.action == "remove"
 
@@ -302,3 +337,9 @@ class Registry:
 
     def _ttl(self, kind: Kind) -> int:
         return self.settings.event_ttl if kind.resource == "events" else 0
+
+
+def _current(kind: Kind, lost: RevisionMismatch) -> Object | None:
+    """What a lost swap found in the place of what it expected."""
+    found = lost.current
+    return decode_stored(kind, found.value, found.revision) if found else None

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from apimachinery import errors, meta, selectors
+from apimachinery import errors, field, meta, selectors
 from apimachinery.errors import Cause
-from apimachinery.scheme import Kind, Scale, Scheme
 from apimachinery.schema.decode import decode
-from apiserver.registry import deletion, patching
+from apimachinery.scheme import Kind, Scale, Scheme
+from apiserver.registry import patching
+from apiserver.registry.call import Call
 from apiserver.registry.registry import Registry
 from apiserver.rest import negotiate, options, render
 from apiserver.rest.message import Answer, Request, ok
@@ -20,7 +21,7 @@ from apiserver.rest.verbs import Verbs
 Object = dict[str, Any]
 
 SCALE_VERSION = "autoscaling/v1"
-REPLACED_BY_NAME = ("status", "finalize", "ephemeralcontainers", "resize", "approval")
+REPLACED_BY_NAME = ("status", "approval")
 
 
 class Subresources:
@@ -34,11 +35,20 @@ class Subresources:
     def table(self) -> dict[tuple[str, str, str], Mapping[str, Endpoint]]:
         verbs = self._verbs
         whole: Mapping[str, Endpoint] = {"get": verbs.get, "update": verbs.update, "patch": verbs.patch}
-        out: dict[tuple[str, str, str], Mapping[str, Endpoint]] = {("*", "*", name): whole for name in REPLACED_BY_NAME}
+        out: dict[tuple[str, str, str], Mapping[str, Endpoint]] = {
+            ("*", "*", name): whole for name in REPLACED_BY_NAME
+        }
         out[("", "namespaces", "finalize")] = {"update": self.finalize}
-        out[("*", "*", "scale")] = {"get": self.get_scale, "update": self.put_scale, "patch": self.patch_scale}
+        out[("*", "*", "scale")] = {
+            "get": self.get_scale,
+            "update": self.put_scale,
+            "patch": self.patch_scale,
+        }
         out[("", "pods", "binding")] = {"create": self.bind}
         out[("", "pods", "eviction")] = {"create": self.evict}
+        for name, merge in (("ephemeralcontainers", add_ephemeral), ("resize", resize)):
+            part = PodPart(self._registry, verbs, merge)
+            out[("", "pods", name)] = {"get": verbs.get, "update": part.update, "patch": part.patch}
         return out
 
     async def finalize(self, request: Request, kind: Kind) -> Answer:
@@ -61,7 +71,9 @@ class Subresources:
 
     async def get_scale(self, request: Request, kind: Kind) -> Answer:
         info = request.info
-        entry = await self._registry.reader.get(kind, info.namespace, info.name, info.first("resourceVersion"))
+        entry = await self._registry.reader.get(
+            kind, info.namespace, info.name, info.first("resourceVersion")
+        )
         return self._scale_answer(request, kind, entry.decoded())
 
     async def put_scale(self, request: Request, kind: Kind) -> Answer:
@@ -82,7 +94,9 @@ class Subresources:
             replicas = (wanted.get("spec") or {}).get("replicas", 0)
             if not isinstance(replicas, int) or isinstance(replicas, bool) or replicas < 0:
                 message = f"Invalid value: {replicas}: must be greater than or equal to 0"
-                raise errors.invalid("autoscaling", "Scale", call.name, [Cause("FieldValueInvalid", message, "spec.replicas")])
+                raise errors.invalid(
+                    "autoscaling", "Scale", call.name, [Cause("FieldValueInvalid", message, "spec.replicas")]
+                )
             fields = wanted.get("metadata") or {}
             if fields.get("resourceVersion"):
                 stored["metadata"]["resourceVersion"] = fields["resourceVersion"]
@@ -108,7 +122,9 @@ class Subresources:
         target, given = binding.get("target") or {}, binding.get("metadata") or {}
         node = target.get("name", "")
         if target.get("kind", "Node") not in ("", "Node") or not node:
-            raise errors.invalid("", "Binding", call.name, [Cause("FieldValueRequired", "Required value", "target.name")])
+            raise errors.invalid(
+                "", "Binding", call.name, [Cause("FieldValueRequired", "Required value", "target.name")]
+            )
         if given.get("name") not in (None, "", call.name):
             raise errors.bad_request("the name of the binding does not match the name on the URL")
 
@@ -120,12 +136,16 @@ class Subresources:
                 pod["metadata"]["annotations"] = annotations
             status = pod.setdefault("status", {})
             status["conditions"] = with_condition(
-                status.get("conditions") or [], {"type": "PodScheduled", "status": "True"}, self._registry.settings.now()
+                status.get("conditions") or [],
+                {"type": "PodScheduled", "status": "True"},
+                self._registry.settings.now(),
             )
             return pod
 
         await self._registry.update(call, assign)
-        return ok({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}, 201)
+        return ok(
+            {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}, 201
+        )
 
     @staticmethod
     def _check_bindable(kind: Kind, pod: Object, node: str, given: Object) -> None:
@@ -134,9 +154,19 @@ class Subresources:
             why = f"Precondition failed: UID in precondition: {given['uid']}, UID in object meta: {fields['uid']}"
             raise errors.conflict("", "pods/binding", fields["name"], why)
         if "deletionTimestamp" in fields:
-            raise errors.conflict("", "pods/binding", fields["name"], f"pod {fields['name']} is being deleted, cannot be assigned to a host")
+            raise errors.conflict(
+                "",
+                "pods/binding",
+                fields["name"],
+                f"pod {fields['name']} is being deleted, cannot be assigned to a host",
+            )
         if bound:
-            raise errors.conflict("", "pods/binding", fields["name"], f'pod {fields["name"]} is already assigned to node "{bound}"')
+            raise errors.conflict(
+                "",
+                "pods/binding",
+                fields["name"],
+                f'pod {fields["name"]} is already assigned to node "{bound}"',
+            )
 
     async def evict(self, request: Request, kind: Kind) -> Answer:
         """Delete a pod unless a PodDisruptionBudget forbids it now (429)."""
@@ -150,7 +180,9 @@ class Subresources:
         call = self._verbs.call(request, kind, "delete")
         call.options, call.dry_run, call.subresource = chosen, chosen.dry_run or call.dry_run, ""
         await self._registry.delete(call, chosen)
-        return ok({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}, 201)
+        return ok(
+            {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}, 201
+        )
 
     async def _spend_budget(self, request: Request, pod: Object) -> None:
         budgets = self._scheme.resource("policy", "v1", "poddisruptionbudgets")
@@ -163,11 +195,86 @@ class Subresources:
             if selector is not None and selectors.label_selector_from(selector).matches(labels):
                 covering.append(entry.name)
         if len(covering) > 1:
-            raise errors.internal_error("This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.")
+            raise errors.internal_error(
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."
+            )
         for name in covering:
             call = self._verbs.call(request, budgets, "update")
             call.name, call.subresource = name, "status"
-            await self._registry.update(call, _spend(pod["metadata"]["name"], meta.now_rfc3339(self._registry.settings.now())))
+            await self._registry.update(
+                call, _spend(pod["metadata"]["name"], meta.now_rfc3339(self._registry.settings.now()))
+            )
+
+
+Merge = Callable[[Object, Object], Iterable[Cause]]
+
+
+class PodPart:
+    """A subresource that changes one part of a pod's spec: `merge` moves it from the wanted pod into the stored one."""
+
+    def __init__(self, registry: Registry, verbs: Verbs, merge: Merge) -> None:
+        self._registry = registry
+        self._verbs = verbs
+        self._merge = merge
+
+    async def update(self, request: Request, kind: Kind) -> Answer:
+        call = self._verbs.call(request, kind, "update")
+        wanted = await self._verbs.read(request, kind, call)
+        return await self._write(call, lambda _: wanted)
+
+    async def patch(self, request: Request, kind: Kind) -> Answer:
+        call = self._verbs.call(request, kind, "patch")
+        apply = patching.parse(await request.body(), request.headers.get("content-type", ""), kind)
+        return await self._write(call, lambda stored: self._verbs.decode(apply(stored), kind, call, ()))
+
+    async def _write(self, call: Call, make: Callable[[Object], Object]) -> Answer:
+        async def change(stored: Object) -> Object:
+            wanted = make(copy.deepcopy(stored))
+            stored["metadata"]["resourceVersion"] = wanted["metadata"].get("resourceVersion") or stored["metadata"]["resourceVersion"]
+            causes = list(self._merge(stored["spec"], wanted.get("spec") or {}))
+            if causes:
+                raise errors.invalid("", "Pod", call.name, causes)
+            return stored
+
+        obj, _ = await self._registry.update(call, change)
+        return ok(obj)
+
+
+def add_ephemeral(spec: Object, wanted: Object) -> Iterable[Cause]:
+    """Ephemeral containers can be added, never changed or removed."""
+    before = {item["name"]: item for item in spec.get("ephemeralContainers") or []}
+    after = wanted.get("ephemeralContainers") or []
+    names = {item.get("name") for item in after}
+    for name, item in before.items():
+        if name not in names:
+            yield field.forbidden("spec.ephemeralContainers", f"existing ephemeral containers {name!r} may not be removed")
+        elif not any(_keeps(item, new) for new in after):
+            yield field.forbidden("spec.ephemeralContainers", f"existing ephemeral containers {name!r} may not be changed")
+    for index, new in enumerate(after):
+        path = f"spec.ephemeralContainers[{index}]"
+        if not new.get("name"):
+            yield field.required(f"{path}.name")
+        if not new.get("image"):
+            yield field.required(f"{path}.image")
+        new.setdefault("imagePullPolicy", "IfNotPresent")
+        new.setdefault("terminationMessagePath", "/dev/termination-log")
+        new.setdefault("terminationMessagePolicy", "File")
+    spec["ephemeralContainers"] = after
+
+
+def _keeps(old: Object, new: Object) -> bool:
+    return all(new.get(key, value) == value for key, value in old.items())
+
+
+def resize(spec: Object, wanted: Object) -> Iterable[Cause]:
+    """Only the resources of containers change."""
+    by_name = {item.get("name"): item for item in wanted.get("containers") or []}
+    for index, container in enumerate(spec.get("containers") or []):
+        new = by_name.get(container["name"])
+        if new is None:
+            yield field.forbidden(f"spec.containers[{index}]", "containers may not be removed by resize")
+        else:
+            container["resources"] = new.get("resources") or {}
 
 
 def _spend(pod: str, now: str) -> Any:
@@ -199,11 +306,19 @@ def with_condition(conditions: list[Object], wanted: Object, now: float) -> list
 def scale_of(kind: Kind, obj: Object) -> Object:
     """The `autoscaling/v1` Scale view of an object."""
     scale = _paths(kind)
-    fields = {key: obj["metadata"][key] for key in ("name", "namespace", "uid", "resourceVersion", "creationTimestamp") if key in obj["metadata"]}
+    fields = {
+        key: obj["metadata"][key]
+        for key in ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
+        if key in obj["metadata"]
+    }
     status: Object = {"replicas": _get(obj, scale.status_replicas) or 0}
     selector = _get(obj, scale.selector)
     if isinstance(selector, dict):
-        parsed = selectors.label_selector_from(selector) if _is_label_selector(selector) else selectors.from_set(selector)
+        parsed = (
+            selectors.label_selector_from(selector)
+            if _is_label_selector(selector)
+            else selectors.from_set(selector)
+        )
         status["selector"] = str(parsed)
     elif isinstance(selector, str):
         status["selector"] = selector
@@ -238,4 +353,3 @@ def _put(obj: Object, path: str, value: Any) -> None:
     obj[last] = value
 
 
-__all__ = ["Subresources", "deletion", "scale_of", "with_condition"]

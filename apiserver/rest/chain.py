@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from apimachinery import errors
 from apimachinery.errors import StatusError
-from apiserver.auth.authenticate import Authenticator
+from apiserver.auth.authenticate import Authenticates
 from apiserver.auth.authorize import Decision, Union, attributes_of, refusal
 from apiserver.auth.user import User
 from apiserver.rest.flow import FlowControl, is_long_running
@@ -51,7 +51,9 @@ DURATION = metrics.histogram(
     "apiserver_request_duration_seconds", "Response latency in seconds.", ("verb", "group", "resource")
 )
 INFLIGHT = metrics.gauge("apiserver_current_inflight_requests", "Requests being executed.", ("request_kind",))
-LONG = metrics.gauge("apiserver_longrunning_requests", "Long-running requests being served.", ("verb", "resource"))
+LONG = metrics.gauge(
+    "apiserver_longrunning_requests", "Long-running requests being served.", ("verb", "resource")
+)
 
 
 class Audit(Protocol):
@@ -68,7 +70,7 @@ class Chain:
         shell: App,
         resources: Handler,
         *,
-        authenticator: Authenticator,
+        authenticator: Authenticates,
         authorizer: Union,
         flow: FlowControl | None = None,
         audit: Audit | None = None,
@@ -100,7 +102,9 @@ class Chain:
                 await _send_stream(receive, send, answer, request.warnings)
         return None
 
-    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> tuple[Request | None, Answer | None]:
+    async def _guarded(
+        self, scope: Scope, receive: Receive, send: Send
+    ) -> tuple[Request | None, Answer | None]:
         """Run the chain; whatever goes wrong becomes a Status, and nothing about our insides leaves the server."""
         request: Request | None = None
         try:
@@ -117,7 +121,9 @@ class Chain:
             return request, failure(errors.timeout(f"request did not complete within {REQUEST_TIMEOUT:g}s"))
         except Exception:
             logger.exception("request failed: %s %s", scope["method"], scope["path"])
-            return request, failure(errors.internal_error("the server could not handle the request; see its log"))
+            return request, failure(
+                errors.internal_error("the server could not handle the request; see its log")
+            )
 
     async def _answer(self, request: Request, send: Send) -> Answer | None:
         info = request.info
@@ -139,17 +145,21 @@ class Chain:
         if request.info.is_resource:
             return await self._resources(request)
         request.scope[STATE] = request
-        return await self._shelled(request, send)
-
-    async def _shelled(self, request: Request, send: Send) -> None:
         await self._shell(request.scope, request.receive, send)
+        return None
 
     def _measure(self, request: Request, status: int, seconds: float) -> None:
         info = request.info
         if info.is_resource:
-            verb = info.verb.upper() if info.verb not in ("create", "update") else {"create": "POST", "update": "PUT"}[info.verb]
+            verb = (
+                info.verb.upper()
+                if info.verb not in ("create", "update")
+                else {"create": "POST", "update": "PUT"}[info.verb]
+            )
             scope = "resource" if info.name else "namespace" if info.namespace else "cluster"
-            REQUESTS.labels(verb, info.group, info.version, info.resource, info.subresource, scope, str(status)).inc()
+            REQUESTS.labels(
+                verb, info.group, info.version, info.resource, info.subresource, scope, str(status)
+            ).inc()
             if not is_long_running(info):
                 DURATION.labels(verb, info.group, info.resource).observe(seconds)
         if self._audit is not None:
@@ -181,7 +191,9 @@ async def _send_stream(receive: Receive, send: Send, answer: Stream, warnings: l
         raise _Gone
 
     async def body(listener: asyncio.Task[None]) -> None:
-        await send({"type": "http.response.start", "status": answer.status, "headers": head_of(answer, warnings)})
+        await send(
+            {"type": "http.response.start", "status": answer.status, "headers": head_of(answer, warnings)}
+        )
         # An empty chunk sends the head at once: a client waits for it before it calls its watch established.
         await send({"type": "http.response.body", "body": b"", "more_body": True})
         async for chunk in answer.chunks:

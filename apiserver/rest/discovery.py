@@ -64,7 +64,13 @@ class Discovery:
         if not versions or not name:
             return None
         listed = [{"groupVersion": f"{name}/{version}", "version": version} for version in versions]
-        return {"kind": "APIGroup", "apiVersion": "v1", "name": name, "versions": listed, "preferredVersion": listed[0]}
+        return {
+            "kind": "APIGroup",
+            "apiVersion": "v1",
+            "name": name,
+            "versions": listed,
+            "preferredVersion": listed[0],
+        }
 
     def resources(self, group: str, version: str) -> Object | None:
         """The APIResourceList of one version; None when it is not served."""
@@ -94,7 +100,11 @@ class Discovery:
             if bool(group) == core:
                 continue
             listed = [
-                {"version": name, "resources": self._aggregated_resources(group, name), "freshness": "Current"}
+                {
+                    "version": name,
+                    "resources": self._aggregated_resources(group, name),
+                    "freshness": "Current",
+                }
                 for name in versions
             ]
             items.append({"metadata": {"name": group} if group else {}, "versions": listed})
@@ -185,6 +195,9 @@ def _aggregated(kind: Kind) -> Object:
 
 def _aggregated_subresource(kind: Kind, name: str) -> Object:
     group, version, shown, verbs = SUBRESOURCE_KINDS.get(name, ("", "", "", ("get",)))
-    response = {"group": group, "version": version, "kind": shown} if shown else {
-        "group": kind.group, "version": kind.version, "kind": kind.kind}
+    response = (
+        {"group": group, "version": version, "kind": shown}
+        if shown
+        else {"group": kind.group, "version": kind.version, "kind": kind.kind}
+    )
     return {"subresource": name, "responseKind": response, "verbs": list(verbs)}

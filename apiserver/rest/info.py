@@ -9,7 +9,14 @@ from apimachinery import errors
 
 Query = dict[str, list[str]]
 
-METHOD_VERBS = {"POST": "create", "GET": "get", "HEAD": "get", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+METHOD_VERBS = {
+    "POST": "create",
+    "GET": "get",
+    "HEAD": "get",
+    "PUT": "update",
+    "PATCH": "patch",
+    "DELETE": "delete",
+}
 NAMESPACE_SUBRESOURCES = ("status", "finalize")
 
 
@@ -52,7 +59,9 @@ def split_path(raw_path: str) -> list[str]:
     parts = [unquote(part) for part in raw_path.strip("/").split("/")] if raw_path.strip("/") else []
     for part in parts:
         if part in (".", "..") or "/" in part or "\0" in part:
-            raise errors.bad_request(f'invalid path segment "{part}": it may not be \'.\', \'..\' or contain \'/\'')
+            raise errors.bad_request(
+                f"invalid path segment \"{part}\": it may not be '.', '..' or contain '/'"
+            )
     return parts
 
 

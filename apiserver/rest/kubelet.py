@@ -26,17 +26,39 @@ Object = dict[str, Any]
 
 DEFAULT_PORT = 10250
 CONNECT_SECONDS = 10.0
-HOP_HEADERS = frozenset({"host", "connection", "authorization", "content-length", "transfer-encoding", "accept-encoding", "keep-alive"})
+HOP_HEADERS = frozenset(
+    {
+        "host",
+        "connection",
+        "authorization",
+        "content-length",
+        "transfer-encoding",
+        "accept-encoding",
+        "keep-alive",
+    }
+)
 UPGRADES = {"exec": "exec", "attach": "attach", "portforward": "portForward"}
 LOG_PARAMETERS = frozenset(
-    {"follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes", "insecureSkipTLSVerifyBackend", "stream"}
+    {
+        "follow",
+        "previous",
+        "sinceSeconds",
+        "sinceTime",
+        "timestamps",
+        "tailLines",
+        "limitBytes",
+        "insecureSkipTLSVerifyBackend",
+        "stream",
+    }
 )
 
 
 class NodeProxy:
     """`context` None: no kubelet client certificate is configured, so these subresources answer 501."""
 
-    def __init__(self, registry: Registry, scheme: Scheme, context: ssl.SSLContext | None, address_types: Sequence[str]) -> None:
+    def __init__(
+        self, registry: Registry, scheme: Scheme, context: ssl.SSLContext | None, address_types: Sequence[str]
+    ) -> None:
         self._registry = registry
         self._scheme = scheme
         self._context = context
@@ -44,7 +66,9 @@ class NodeProxy:
 
     def table(self) -> dict[tuple[str, str, str], Mapping[str, Endpoint]]:
         streams: Mapping[str, Endpoint] = {"get": self.stream, "create": self.stream}
-        out: dict[tuple[str, str, str], Mapping[str, Endpoint]] = {("", "pods", name): streams for name in UPGRADES}
+        out: dict[tuple[str, str, str], Mapping[str, Endpoint]] = {
+            ("", "pods", name): streams for name in UPGRADES
+        }
         out[("", "pods", "log")] = {"get": self.log}
         out[("", "nodes", "proxy")] = {"*": self.proxy}
         return out
@@ -52,7 +76,12 @@ class NodeProxy:
     async def log(self, request: Request, kind: Kind) -> Answer:
         pod = await self._pod(request, kind)
         container = _container(pod, request.info.first("container"))
-        query = [(key, value) for key, values in request.info.query.items() for value in values if key in LOG_PARAMETERS]
+        query = [
+            (key, value)
+            for key, values in request.info.query.items()
+            for value in values
+            if key in LOG_PARAMETERS
+        ]
         unknown = set(request.info.query) - LOG_PARAMETERS - {"container", "pretty"}
         if unknown:
             raise errors.bad_request(f"unknown log parameter: {sorted(unknown)[0]}")
@@ -70,7 +99,10 @@ class NodeProxy:
             path += f"/{quote(_container(pod, info.first('container')))}"
             # The kubelet's own names for the streams (remotecommand.go).
             rename = {"stdin": "input", "stdout": "output", "stderr": "error"}
-            query = [(rename.get(key, key), _switch(value) if key in (*rename, "tty") else value) for key, value in query]
+            query = [
+                (rename.get(key, key), _switch(value) if key in (*rename, "tty") else value)
+                for key, value in query
+            ]
         return await self._tunnel(request, await self._base(pod), path, query)
 
     async def proxy(self, request: Request, kind: Kind) -> Answer:
@@ -97,9 +129,13 @@ class NodeProxy:
 
     def _node_base(self, node: Object) -> str:
         if self._context is None:
-            raise errors.status(501, "NotImplemented", "no --kubelet-client-certificate is configured", details={})
+            raise errors.status(
+                501, "NotImplemented", "no --kubelet-client-certificate is configured", details={}
+            )
         status = node.get("status") or {}
-        port = ((status.get("daemonEndpoints") or {}).get("kubeletEndpoint") or {}).get("Port") or DEFAULT_PORT
+        port = ((status.get("daemonEndpoints") or {}).get("kubeletEndpoint") or {}).get(
+            "Port"
+        ) or DEFAULT_PORT
         addresses = {item.get("type"): item.get("address") for item in status.get("addresses") or []}
         # A simulated host has no name service; its InternalIP is asked for before its names.
         for wanted in ("InternalIP", *self._address_types):
@@ -122,7 +158,10 @@ class NodeProxy:
         if status != 101:
             refused = await read_refusal(status, answer, upstream)
             return Response(refused.status, refused.body, answer.get("content-type", "text/plain"))
-        lines = [b"HTTP/1.1 101 Switching Protocols", *(f"{name}: {value}".encode("latin-1") for name, value in answer.items())]
+        lines = [
+            b"HTTP/1.1 101 Switching Protocols",
+            *(f"{name}: {value}".encode("latin-1") for name, value in answer.items()),
+        ]
         try:
             downstream = await take(b"\r\n".join(lines) + b"\r\n\r\n")
             await _join(downstream, upstream)
@@ -130,12 +169,16 @@ class NodeProxy:
             upstream.close()
         return Taken()
 
-    async def _relay(self, request: Request, base: str, path: str, query: list[tuple[str, str]], *, text: bool) -> Answer:
+    async def _relay(
+        self, request: Request, base: str, path: str, query: list[tuple[str, str]], *, text: bool
+    ) -> Answer:
         assert self._context is not None
-        client = httpx.AsyncClient(verify=self._context, timeout=httpx.Timeout(CONNECT_SECONDS, read=None), trust_env=False)
+        client = httpx.AsyncClient(
+            verify=self._context, timeout=httpx.Timeout(CONNECT_SECONDS, read=None), trust_env=False
+        )
         headers = {name: value for name, value in request.headers.items() if name not in HOP_HEADERS}
         body = await request.body() if request.method not in ("GET", "HEAD") else None
-        built = client.build_request(request.method, base + path, params=query, headers=headers, content=body)
+        built = client.build_request(request.method, base + path, params=httpx.QueryParams(tuple(query)), headers=headers, content=body)
         try:
             answer = await client.send(built, stream=True)
         except (httpx.HTTPError, OSError) as error:
@@ -181,7 +224,9 @@ def _container(pod: Object, wanted: str) -> str:
     """The container meant; may be left out when there is only one. Raises 400 in Kubernetes' words."""
     spec = pod.get("spec") or {}
     regular = [item["name"] for item in spec.get("containers") or []]
-    known = regular + [item["name"] for key in ("initContainers", "ephemeralContainers") for item in spec.get(key) or []]
+    known = regular + [
+        item["name"] for key in ("initContainers", "ephemeralContainers") for item in spec.get(key) or []
+    ]
     name = pod["metadata"]["name"]
     if not wanted:
         if len(known) == 1:
@@ -189,7 +234,11 @@ def _container(pod: Object, wanted: str) -> str:
         annotated = (pod["metadata"].get("annotations") or {}).get("kubectl.kubernetes.io/default-container")
         if annotated in known:
             return str(annotated)
-        raise errors.bad_request(f"a container name must be specified for pod {name}, choose one of: {regular}".replace("'", "").replace(",", ""))
+        raise errors.bad_request(
+            f"a container name must be specified for pod {name}, choose one of: {regular}".replace(
+                "'", ""
+            ).replace(",", "")
+        )
     if wanted not in known:
         raise errors.bad_request(f"container {wanted} is not valid for pod {name}")
     return wanted
@@ -200,9 +249,13 @@ def _switch(value: str) -> str:
 
 
 def _unreachable(base: str, error: Exception) -> errors.StatusError:
-    return errors.status(500, "InternalError", f"Internal error occurred: error dialing backend: {base}: {error}", details={})
+    return errors.status(
+        500, "InternalError", f"Internal error occurred: error dialing backend: {base}: {error}", details={}
+    )
 
 
 def _from_kubelet(code: int, detail: str) -> errors.StatusError:
-    reason = {400: "BadRequest", 401: "Unauthorized", 403: "Forbidden", 404: "NotFound"}.get(code, "InternalError")
+    reason = {400: "BadRequest", 401: "Unauthorized", 403: "Forbidden", 404: "NotFound"}.get(
+        code, "InternalError"
+    )
     return errors.status(code, reason, detail or "the kubelet refused the request", details={})

@@ -108,7 +108,11 @@ def failure(error: StatusError) -> Response:
 
 def warning_header(text: str) -> bytes:
     """RFC 7234 `Warning: 299 - "text"`, with what would break the header taken out."""
-    clean = "".join(char if char.isprintable() else " " for char in text).replace("\\", "\\\\").replace('"', '\\"')
+    clean = (
+        "".join(char if char.isprintable() else " " for char in text)
+        .replace("\\", "\\\\")
+        .replace('"', '\\"')
+    )
     return f'299 - "{clean}"'.encode("ascii", "replace")
 
 

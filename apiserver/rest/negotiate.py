@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from apimachinery import codec, errors
+from apiserver.rest import protobuf
 
 JSON_TYPES = ("", "application/json", "text/json")
 YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml")
@@ -30,7 +31,11 @@ def accept(header: str, *, shapes: tuple[str, ...] = (TABLE, PARTIAL, PARTIAL_LI
             shape = parameters.get("as", "")
             if not shape:
                 return Form()
-            if shape in shapes and parameters.get("g") == "meta.k8s.io" and parameters.get("v") in ("v1", "v1beta1"):
+            if (
+                shape in shapes
+                and parameters.get("g") == "meta.k8s.io"
+                and parameters.get("v") in ("v1", "v1beta1")
+            ):
                 return Form(shape)
         elif media in YAML_TYPES and not parameters.get("as"):
             return Form(yaml=True)
@@ -52,17 +57,21 @@ def content_type(header: str) -> str:
 def read_any(body: bytes, header: str, *, find_duplicates: bool = False) -> tuple[Any, tuple[str, ...]]:
     """Decode a request body; the second value lists keys given twice. Raises 415 for another type, 400 if malformed."""
     media = content_type(header)
+    if media == protobuf.MEDIA_TYPE:
+        return protobuf.decode(body), ()
     if media in YAML_TYPES:
         return codec.parse_yaml(body)
     if media not in JSON_TYPES:
-        known = ", ".join(("application/json", "application/yaml"))
+        known = ", ".join(("application/json", "application/yaml", protobuf.MEDIA_TYPE))
         raise errors.unsupported_media_type(
             f"the body of the request was in an unknown format - accepted media types include: {known}"
         )
     return codec.parse_json(body, find_duplicates=find_duplicates)
 
 
-def read_object(body: bytes, header: str, *, find_duplicates: bool = False) -> tuple[dict[str, Any], tuple[str, ...]]:
+def read_object(
+    body: bytes, header: str, *, find_duplicates: bool = False
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Like `read_any`, for bodies that must be one object."""
     obj, duplicates = read_any(body, header, find_duplicates=find_duplicates)
     if not isinstance(obj, dict):

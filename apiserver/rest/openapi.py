@@ -22,7 +22,11 @@ INFO = {"title": "Kubernetes", "version": GIT_VERSION}
 JSON = "application/json"
 _STRINGS = ("fieldManager", "fieldValidation", "dryRun", "pretty")
 _LISTS = ("labelSelector", "fieldSelector", "resourceVersion", "resourceVersionMatch", "continue")
-PATCHES = ("application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json")
+PATCHES = (
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+)
 
 
 class OpenApi:
@@ -77,19 +81,29 @@ def _hashed(document: Object) -> tuple[bytes, str]:
 
 def _paths(kind: Kind) -> Object:
     root = f"/apis/{kind.group}/{kind.version}" if kind.group else f"/api/{kind.version}"
-    base = f"{root}/namespaces/{{namespace}}/{kind.resource}" if kind.namespaced else f"{root}/{kind.resource}"
-    out: Object = {base: _methods(kind, {"get": "list", "post": "create", "delete": "deletecollection"}, named=False)}
-    out[base + "/{name}"] = _methods(kind, {"get": "get", "put": "update", "patch": "patch", "delete": "delete"}, named=True)
+    base = (
+        f"{root}/namespaces/{{namespace}}/{kind.resource}" if kind.namespaced else f"{root}/{kind.resource}"
+    )
+    out: Object = {
+        base: _methods(kind, {"get": "list", "post": "create", "delete": "deletecollection"}, named=False)
+    }
+    out[base + "/{name}"] = _methods(
+        kind, {"get": "get", "put": "update", "patch": "patch", "delete": "delete"}, named=True
+    )
     if kind.namespaced:
         out[f"{root}/{kind.resource}"] = _methods(kind, {"get": "list"}, named=False)
     if "status" in kind.subresources:
-        out[base + "/{name}/status"] = _methods(kind, {"get": "get", "put": "update", "patch": "patch"}, named=True)
+        out[base + "/{name}/status"] = _methods(
+            kind, {"get": "get", "put": "update", "patch": "patch"}, named=True
+        )
     return out
 
 
 def _methods(kind: Kind, verbs: dict[str, str], *, named: bool) -> Object:
     out: Object = {method: _operation(kind, verb) for method, verb in verbs.items() if verb in kind.verbs}
-    parameters = [_path_parameter(name) for name, given in (("name", named), ("namespace", kind.namespaced)) if given]
+    parameters = [
+        _path_parameter(name) for name, given in (("name", named), ("namespace", kind.namespaced)) if given
+    ]
     out["parameters"] = parameters
     return out
 
@@ -97,11 +111,19 @@ def _methods(kind: Kind, verbs: dict[str, str], *, named: bool) -> Object:
 def _operation(kind: Kind, verb: str) -> Object:
     ref = definition_of(kind.group, kind.version, kind.kind)
     schema: Object = {"$ref": f"#/components/schemas/{ref}"} if ref else {"type": "object"}
-    names = _LISTS if verb in ("list", "deletecollection") else _STRINGS if verb in ("create", "update", "patch") else _STRINGS[2:]
+    names = (
+        _LISTS
+        if verb in ("list", "deletecollection")
+        else _STRINGS
+        if verb in ("create", "update", "patch")
+        else _STRINGS[2:]
+    )
     action = {"create": "post", "update": "put"}.get(verb, verb)
     out: Object = {
         "operationId": f"{verb}{kind.group.partition('.')[0].title() or 'Core'}{kind.version.title()}{kind.kind}",
-        "parameters": [{"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": True}} for name in names],
+        "parameters": [
+            {"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": True}} for name in names
+        ],
         "responses": {"200": {"description": "OK", "content": {JSON: {"schema": schema}}}},
         "x-kubernetes-action": action,
         "x-kubernetes-group-version-kind": {"group": kind.group, "version": kind.version, "kind": kind.kind},
@@ -109,7 +131,10 @@ def _operation(kind: Kind, verb: str) -> Object:
     if verb in ("create", "update"):
         out["requestBody"] = {"required": True, "content": {"*/*": {"schema": schema}}}
     if verb == "patch":
-        out["requestBody"] = {"required": True, "content": {media: {"schema": {"type": "object"}} for media in PATCHES}}
+        out["requestBody"] = {
+            "required": True,
+            "content": {media: {"schema": {"type": "object"}} for media in PATCHES},
+        }
     return out
 
 

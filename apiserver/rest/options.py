@@ -80,14 +80,22 @@ def parse_version(text: str) -> int:
 
 def _check_match(options: ListOptions, *, watching: bool) -> None:
     def refuse(name: str, message: str) -> None:
-        raise errors.invalid("meta.k8s.io", "ListOptions", "", [Cause("FieldValueForbidden", f"Forbidden: {message}", name)])
+        raise errors.invalid(
+            "meta.k8s.io", "ListOptions", "", [Cause("FieldValueForbidden", f"Forbidden: {message}", name)]
+        )
 
     match = options.match
     if watching:
         if options.send_initial_events is not None and match != "NotOlderThan":
-            refuse("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
+            refuse(
+                "resourceVersionMatch",
+                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            )
         if options.send_initial_events is None and match:
-            refuse("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")
+            refuse(
+                "resourceVersionMatch",
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            )
         return
     if options.send_initial_events is not None:
         refuse("sendInitialEvents", "sendInitialEvents is forbidden for list")
@@ -106,7 +114,9 @@ def _check_match(options: ListOptions, *, watching: bool) -> None:
 def write_options(info: RequestInfo) -> WriteOptions:
     validation = info.first("fieldValidation")
     if validation not in FIELD_VALIDATIONS:
-        raise errors.bad_request(f'fieldValidation: Unsupported value: "{validation}": supported values: "Ignore", "Strict", "Warn"')
+        raise errors.bad_request(
+            f'fieldValidation: Unsupported value: "{validation}": supported values: "Ignore", "Strict", "Warn"'
+        )
     manager = info.first("fieldManager")
     if len(manager) > 128:
         raise errors.bad_request("fieldManager: Too long: may not be more than 128 bytes")
@@ -129,7 +139,9 @@ def delete_options(info: RequestInfo, body: dict[str, Any] | None) -> DeleteOpti
     if propagation not in ("", *PROPAGATIONS):
         listed = ", ".join(f'"{value}"' for value in sorted(PROPAGATIONS))
         message = f'Invalid value: "{propagation}": must be one of {listed} or nil'
-        raise errors.invalid("", "DeleteOptions", "", [Cause("FieldValueInvalid", message, "propagationPolicy")])
+        raise errors.invalid(
+            "", "DeleteOptions", "", [Cause("FieldValueInvalid", message, "propagationPolicy")]
+        )
     if grace is not None and (not isinstance(grace, int) or isinstance(grace, bool)):
         raise errors.bad_request("gracePeriodSeconds: must be an integer")
     preconditions = body.get("preconditions") or {}

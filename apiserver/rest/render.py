@@ -47,11 +47,15 @@ def listing_response(kind: Kind, listing: Listing, form: Form, include: table.In
         decoded = (entry.decoded() for entry in listing.entries)
         return respond(table.partial_metadata_list(decoded, fields), form)
     head = {"kind": kind.list_kind, "apiVersion": kind.api_version, "metadata": fields}
-    body = orjson.dumps(head)[:-1] + b',"items":[' + b",".join(entry.data for entry in listing.entries) + b"]}"
+    body = (
+        orjson.dumps(head)[:-1] + b',"items":[' + b",".join(entry.data for entry in listing.entries) + b"]}"
+    )
     return Response(200, body) if not form.yaml else respond(orjson.loads(body), form)
 
 
-def object_response(kind: Kind, obj: Object, form: Form, include: table.IncludeObject, status: int = 200) -> Response:
+def object_response(
+    kind: Kind, obj: Object, form: Form, include: table.IncludeObject, status: int = 200
+) -> Response:
     if form.shape == TABLE:
         return respond(one_row(kind, obj, include), form, status)
     if form.shape in (PARTIAL, PARTIAL_LIST):

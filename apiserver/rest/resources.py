@@ -48,7 +48,12 @@ class Resources:
             return await self._subresource(request, kind)
         endpoint = self._verbs.get(info.verb)
         if endpoint is None or info.verb not in kind.verbs or not _addressed(kind, info):
-            raise errors.status(405, "MethodNotAllowed", "the server does not allow this method on the requested resource", details={})
+            raise errors.status(
+                405,
+                "MethodNotAllowed",
+                "the server does not allow this method on the requested resource",
+                details={},
+            )
         return await endpoint(request, kind)
 
     async def _subresource(self, request: Request, kind: Kind) -> Answer:
@@ -61,10 +66,15 @@ class Resources:
                 continue
             endpoint = verbs.get(info.verb) or verbs.get("*")
             if endpoint is None:
-                raise errors.method_not_supported(kind.group, f"{kind.resource}/{info.subresource}", info.verb)
+                raise errors.method_not_supported(
+                    kind.group, f"{kind.resource}/{info.subresource}", info.verb
+                )
             return await endpoint(request, kind)
         raise errors.status(
-            501, "NotImplemented", f"{kind.resource}/{info.subresource} is not supported by this server", details={}
+            501,
+            "NotImplemented",
+            f"{kind.resource}/{info.subresource} is not supported by this server",
+            details={},
         )
 
 

@@ -78,8 +78,17 @@ class Reviews:
         if local:
             where = (spec.get("resourceAttributes") or {}).get("namespace", "")
             if where != request.info.namespace:
-                raise _invalid(name, "spec.resourceAttributes.namespace", f"must match the request's namespace {request.info.namespace}")
-        user = User(spec.get("user", ""), tuple(spec.get("groups") or ()), spec.get("uid", ""), spec.get("extra") or {})
+                raise _invalid(
+                    name,
+                    "spec.resourceAttributes.namespace",
+                    f"must match the request's namespace {request.info.namespace}",
+                )
+        user = User(
+            spec.get("user", ""),
+            tuple(spec.get("groups") or ()),
+            spec.get("uid", ""),
+            spec.get("extra") or {},
+        )
         return self._decide(review, user, name)
 
     async def own_rules(self, request: Request) -> Answer:
@@ -99,8 +108,16 @@ class Reviews:
         spec = review.get("spec") or {}
         resource, path = spec.get("resourceAttributes"), spec.get("nonResourceAttributes")
         if (resource is None) == (path is None):
-            raise _invalid(name, "spec.resourceAttributes", "exactly one of nonResourceAttributes or resourceAttributes must be specified")
-        wanted = Attributes(user, path.get("verb", ""), path=path.get("path", "")) if path is not None else _asked(user, resource or {})
+            raise _invalid(
+                name,
+                "spec.resourceAttributes",
+                "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+            )
+        wanted = (
+            Attributes(user, path.get("verb", ""), path=path.get("path", ""))
+            if path is not None
+            else _asked(user, resource or {})
+        )
         decision, reason = self._authorizer.authorize(wanted)
         status: Object = {"allowed": decision is Decision.ALLOW}
         if decision is Decision.DENY:
@@ -114,7 +131,12 @@ class Reviews:
         body, _ = negotiate.read_object(await request.body(), request.headers.get("content-type", ""))
         area = group.partition(".")[0]
         review, _ = decode(f"io.k8s.api.{area}.v1.{kind}", body, strict=_strictness(request))
-        return {"kind": kind, "apiVersion": f"{group}/v1", "metadata": {"creationTimestamp": None}, **_without_type(review)}
+        return {
+            "kind": kind,
+            "apiVersion": f"{group}/v1",
+            "metadata": {"creationTimestamp": None},
+            **_without_type(review),
+        }
 
 
 def _strictness(request: Request) -> Any:
@@ -144,9 +166,17 @@ class Impersonation:
 
     def __call__(self, request: Request) -> User:
         name = request.headers.get("impersonate-user", "")
-        groups = [group.strip() for group in request.headers.get("impersonate-group", "").split(",") if group.strip()]
+        groups = [
+            group.strip()
+            for group in request.headers.get("impersonate-group", "").split(",")
+            if group.strip()
+        ]
         uid = request.headers.get("impersonate-uid", "")
-        extra = {key[len("impersonate-extra-") :]: [value] for key, value in request.headers.items() if key.startswith("impersonate-extra-")}
+        extra = {
+            key[len("impersonate-extra-") :]: [value]
+            for key, value in request.headers.items()
+            if key.startswith("impersonate-extra-")
+        }
         if not name:
             if groups or uid or extra:
                 raise errors.bad_request("requested impersonation without impersonating a user")
@@ -157,7 +187,9 @@ class Impersonation:
             return replace(service_account(namespace, account), uid=uid, extra=extra)
         return User(name, tuple(dict.fromkeys([*groups, AUTHENTICATED])), uid, extra)
 
-    def _check(self, user: User, name: str, groups: list[str], uid: str, extra: Mapping[str, list[str]]) -> None:
+    def _check(
+        self, user: User, name: str, groups: list[str], uid: str, extra: Mapping[str, list[str]]
+    ) -> None:
         if name.startswith(SERVICE_ACCOUNT_PREFIX) and name.count(":") == 3:
             _, _, namespace, account = name.split(":")
             wanted = [Attributes(user, "impersonate", "", "serviceaccounts", namespace, account)]

@@ -9,6 +9,7 @@ import orjson
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
 from fastapi import Response as HttpResponse
+from starlette.routing import Route
 
 from apimachinery import errors
 from apimachinery.errors import StatusError
@@ -21,7 +22,9 @@ from componentbase.health import Health
 HEALTH_PATHS = ("/livez", "/readyz", "/healthz", "/metrics", "/version")
 
 
-def build(health: Health, found: discovery.Discovery, openapi: OpenApi, jwks: Callable[[], tuple[Any, Any]] | None) -> FastAPI:
+def build(
+    health: Health, found: discovery.Discovery, openapi: OpenApi, jwks: Callable[[], tuple[Any, Any]] | None
+) -> FastAPI:
     """`jwks` gives the OpenID configuration and the key set of the service-account issuer."""
     app = FastAPI(title="apiserver", openapi_url=None, docs_url=None, redoc_url=None)
 
@@ -45,7 +48,9 @@ def build(health: Health, found: discovery.Discovery, openapi: OpenApi, jwks: Ca
     async def openapi_v2(request: HttpRequest) -> HttpResponse:
         accepted = request.headers.get("accept", "")
         if "protobuf" in accepted and JSON not in accepted and "*/*" not in accepted:
-            return _status(errors.not_acceptable("only the following media types are accepted: application/json"))
+            return _status(
+                errors.not_acceptable("only the following media types are accepted: application/json")
+            )
         return _cached(request, *openapi.v2())
 
     @app.get("/openapi/v3")
@@ -69,9 +74,12 @@ def build(health: Health, found: discovery.Discovery, openapi: OpenApi, jwks: Ca
             return HttpResponse(orjson.dumps(provide()[1]), media_type="application/jwk-set+json")
 
     documents = Documents(found)
-    app.mount("/api", documents)
-    app.mount("/apis", documents)
-    app.add_api_route("/{path:path}", _unknown, methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+    for root in ("/api", "/apis"):
+        app.router.routes.append(Route(root, documents))
+        app.mount(root, documents)
+    app.add_api_route(
+        "/{path:path}", _unknown, methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+    )
     return app
 
 
@@ -84,8 +92,10 @@ class Documents:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         accepted = dict(scope["headers"]).get(b"accept", b"").decode("latin-1")
         parts = [part for part in scope["raw_path"].decode("latin-1").split("?")[0].split("/") if part]
-        response = self._answer(parts, accepted) if scope["method"] in ("GET", "HEAD") else _status(_not_found())
-        await response(scope, receive, send)  # type: ignore[arg-type]
+        response = (
+            self._answer(parts, accepted) if scope["method"] in ("GET", "HEAD") else _status(_not_found())
+        )
+        await response(scope, receive, send)
 
     def _answer(self, parts: list[str], accepted: str) -> HttpResponse:
         if len(parts) == 1:
@@ -94,11 +104,15 @@ class Documents:
                 body = orjson.dumps(self._found.aggregated(version, core=parts[0] == "api"))
                 media = f"{JSON};g={discovery.AGGREGATED_GROUP};v={version};as=APIGroupDiscoveryList"
                 return HttpResponse(body, media_type=media, headers={"vary": "Accept"})
-            found: dict[str, Any] | None = self._found.api_versions() if parts[0] == "api" else self._found.group_list()
+            found: dict[str, Any] | None = (
+                self._found.api_versions() if parts[0] == "api" else self._found.group_list()
+            )
         elif parts[0] == "api":
             found = self._found.resources("", parts[1]) if len(parts) == 2 else None
         else:
-            found = self._found.group(parts[1]) if len(parts) == 2 else self._found.resources(parts[1], parts[2])
+            found = (
+                self._found.group(parts[1]) if len(parts) == 2 else self._found.resources(parts[1], parts[2])
+            )
         if found is None:
             return _status(_not_found())
         answer = render.respond(found, Form())
@@ -127,7 +141,10 @@ def _status(error: StatusError) -> HttpResponse:
 
 
 def _cached(request: HttpRequest, body: bytes, etag: str) -> HttpResponse:
-    headers = {"etag": f'"{etag}"', "cache-control": "public, immutable" if request.query_params.get("hash") == etag else "no-cache"}
+    headers = {
+        "etag": f'"{etag}"',
+        "cache-control": "public, immutable" if request.query_params.get("hash") == etag else "no-cache",
+    }
     if request.headers.get("if-none-match", "").strip('"') == etag:
         return HttpResponse(status_code=304, headers=headers)
     return HttpResponse(body, media_type=JSON, headers=headers)

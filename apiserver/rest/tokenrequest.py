@@ -24,7 +24,13 @@ DEFINITION = "io.k8s.api.authentication.v1.TokenRequest"
 
 class TokenRequests:
     def __init__(
-        self, registry: Registry, verbs: Verbs, scheme: Scheme, issuer: Issuer | None, audiences: Sequence[str], longest: int
+        self,
+        registry: Registry,
+        verbs: Verbs,
+        scheme: Scheme,
+        issuer: Issuer | None,
+        audiences: Sequence[str],
+        longest: int,
     ) -> None:
         self._registry = registry
         self._verbs = verbs
@@ -35,7 +41,9 @@ class TokenRequests:
 
     async def __call__(self, request: Request, kind: Kind) -> Answer:
         if self._issuer is None:
-            raise errors.service_unavailable("no --service-account-signing-key-file is configured", retry_after=0)
+            raise errors.service_unavailable(
+                "no --service-account-signing-key-file is configured", retry_after=0
+            )
         info = request.info
         body, _ = negotiate.read_object(await request.body(), request.headers.get("content-type", ""))
         asked, _ = decode(DEFINITION, body)
@@ -50,9 +58,19 @@ class TokenRequests:
         audiences = spec.get("audiences") or self._audiences
         token, expires = self._issuer.issue(account, audiences, min(seconds, self._longest), bound)
         filled = {**spec, "audiences": audiences, "expirationSeconds": seconds}
-        fields = {"name": info.name, "namespace": info.namespace, "creationTimestamp": meta.now_rfc3339(self._registry.settings.now())}
+        fields = {
+            "name": info.name,
+            "namespace": info.namespace,
+            "creationTimestamp": meta.now_rfc3339(self._registry.settings.now()),
+        }
         status = {"token": token, "expirationTimestamp": meta.now_rfc3339(expires)}
-        answer = {"kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "metadata": fields, "spec": filled, "status": status}
+        answer = {
+            "kind": "TokenRequest",
+            "apiVersion": "authentication.k8s.io/v1",
+            "metadata": fields,
+            "spec": filled,
+            "status": status,
+        }
         return ok(answer, 201)
 
     async def _bound(self, namespace: str, account: str, ref: Object | None) -> dict[str, dict[str, str]]:
@@ -60,10 +78,16 @@ class TokenRequests:
         if not ref:
             return {}
         resource = BOUND_RESOURCES.get(ref.get("kind", ""))
-        kind = self._scheme.resource("", "v1", resource) if resource and ref.get("apiVersion") == "v1" else None
+        kind = (
+            self._scheme.resource("", "v1", resource) if resource and ref.get("apiVersion") == "v1" else None
+        )
         if kind is None:
-            raise errors.bad_request("cannot bind token to object of type " + f"{ref.get('apiVersion')}, Kind={ref.get('kind')}")
-        obj = (await self._registry.reader.get(kind, namespace if kind.namespaced else "", ref.get("name", ""))).decoded()
+            raise errors.bad_request(
+                "cannot bind token to object of type " + f"{ref.get('apiVersion')}, Kind={ref.get('kind')}"
+            )
+        obj = (
+            await self._registry.reader.get(kind, namespace if kind.namespaced else "", ref.get("name", ""))
+        ).decoded()
         uid = obj["metadata"]["uid"]
         if ref.get("uid") and ref["uid"] != uid:
             why = f"the UID in the bound object reference ({ref['uid']}) does not match the UID in record. The object might have been deleted and then recreated"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from apimachinery import errors
+from apimachinery import errors, table
 from apimachinery.errors import StatusError
 from apimachinery.schema.decode import decode
 from apimachinery.scheme import Kind
@@ -18,7 +18,9 @@ from apiserver.rest.watch import Watcher, Watches
 Object = dict[str, Any]
 
 # Kinds whose DELETE answers with the object even when it is gone (generic registry's ReturnDeletedObject).
-RETURNS_DELETED = frozenset({"pods", "services", "serviceaccounts", "resourcequotas", "persistentvolumeclaims", "persistentvolumes"})
+RETURNS_DELETED = frozenset(
+    {"pods", "services", "serviceaccounts", "resourcequotas", "persistentvolumeclaims", "persistentvolumes"}
+)
 
 
 class Verbs:
@@ -36,7 +38,9 @@ class Verbs:
 
     async def list(self, request: Request, kind: Kind) -> Answer:
         form, include = self._form(request)
-        listing = await self.registry.reader.list(kind, request.info.namespace, options.list_options(request.info))
+        listing = await self.registry.reader.list(
+            kind, request.info.namespace, options.list_options(request.info)
+        )
         return render.listing_response(kind, listing, form, include)
 
     async def watch(self, request: Request, kind: Kind) -> Answer:
@@ -98,7 +102,8 @@ class Verbs:
         objects = await self.registry.delete_collection(call, which, chosen)
         fields = {"resourceVersion": str(self.registry.cacher.revision)}
         return render.respond(
-            {"kind": kind.list_kind, "apiVersion": kind.api_version, "metadata": fields, "items": objects}, negotiate.Form()
+            {"kind": kind.list_kind, "apiVersion": kind.api_version, "metadata": fields, "items": objects},
+            negotiate.Form(),
         )
 
     def call(self, request: Request, kind: Kind, verb: str) -> Call:
@@ -120,7 +125,9 @@ class Verbs:
         """The object in the body, through its schema."""
         strictness = call.options.field_validation
         obj, duplicates = negotiate.read_object(
-            await request.body(), request.headers.get("content-type", ""), find_duplicates=strictness != "Ignore"
+            await request.body(),
+            request.headers.get("content-type", ""),
+            find_duplicates=strictness != "Ignore",
         )
         return self.decode(obj, kind, call, duplicates)
 
@@ -136,10 +143,12 @@ class Verbs:
     async def _delete_options(request: Request) -> options.DeleteOptions:
         body = await request.body()
         header = request.headers.get("content-type", "")
-        return options.delete_options(request.info, negotiate.read_object(body, header)[0] if body.strip() else None)
+        return options.delete_options(
+            request.info, negotiate.read_object(body, header)[0] if body.strip() else None
+        )
 
     @staticmethod
-    def _form(request: Request) -> tuple[negotiate.Form, str]:
+    def _form(request: Request) -> tuple[negotiate.Form, table.IncludeObject]:
         form = negotiate.accept(request.headers.get("accept", ""))
         return form, render.include_object(request.info.first("includeObject"))
 
@@ -158,7 +167,12 @@ def check_type(obj: Object, kind: Kind) -> None:
 
 
 def deleted_status(kind: Kind, obj: Object) -> Object:
-    details = {"name": obj["metadata"]["name"], "group": kind.group, "kind": kind.resource, "uid": obj["metadata"]["uid"]}
+    details = {
+        "name": obj["metadata"]["name"],
+        "group": kind.group,
+        "kind": kind.resource,
+        "uid": obj["metadata"]["uid"],
+    }
     return {
         "kind": "Status",
         "apiVersion": "v1",

@@ -50,7 +50,15 @@ class Watcher:
     """One watch request."""
 
     def __init__(
-        self, kind: Kind, namespace: str, options: ListOptions, renderer: Renderer, *, reader: Reader, cacher: Cacher, watches: Watches
+        self,
+        kind: Kind,
+        namespace: str,
+        options: ListOptions,
+        renderer: Renderer,
+        *,
+        reader: Reader,
+        cacher: Cacher,
+        watches: Watches,
     ) -> None:
         self._kind = kind
         self._options = options
@@ -65,7 +73,9 @@ class Watcher:
     async def start(self) -> AsyncIterator[bytes]:
         """Wait for the state the watch starts from (raises StatusError), then give the stream."""
         options = self._options
-        wants_state = options.send_initial_events or (options.send_initial_events is None and options.resource_version in ("", "0"))
+        wants_state = options.send_initial_events or (
+            options.send_initial_events is None and options.resource_version in ("", "0")
+        )
         if wants_state or not options.resource_version:
             await self._reader.reach(options.resource_version)
             return self._stream(self._cacher.revision, bool(wants_state))
@@ -78,10 +88,16 @@ class Watcher:
         if revision < cache.floor and not wants_state:
             yield expired_frame(revision, cache.floor)
             return
-        position, generation = (cache.end if wants_state else cache.position_after(revision)), cache.generation
+        position, generation = (
+            (cache.end if wants_state else cache.position_after(revision)),
+            cache.generation,
+        )
         state = self._state() if wants_state else []
         for start in range(0, len(state), INITIAL_CHUNK):
-            yield b"".join(encode_frame("ADDED", entry.data, self._renderer) for entry in state[start : start + INITIAL_CHUNK])
+            yield b"".join(
+                encode_frame("ADDED", entry.data, self._renderer)
+                for entry in state[start : start + INITIAL_CHUNK]
+            )
         if wants_state and self._options.send_initial_events and self._options.bookmarks:
             yield bookmark_frame(self._kind, revision, initial_end=True)
         del state
@@ -145,7 +161,9 @@ def bookmark_frame(kind: Kind, revision: int, *, initial_end: bool = False) -> b
     fields: dict[str, object] = {"resourceVersion": str(revision), "creationTimestamp": None}
     if initial_end:
         fields["annotations"] = {INITIAL_EVENTS_END: "true"}
-    return encode_frame("BOOKMARK", orjson.dumps({"kind": kind.kind, "apiVersion": kind.api_version, "metadata": fields}))
+    return encode_frame(
+        "BOOKMARK", orjson.dumps({"kind": kind.kind, "apiVersion": kind.api_version, "metadata": fields})
+    )
 
 
 def expired_frame(revision: int, oldest: int) -> bytes:

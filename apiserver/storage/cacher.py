@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from apimachinery.scheme import Kind
 from apiserver.storage import codec
@@ -31,7 +31,8 @@ class Cacher:
     def __init__(self, store: Store, kinds: Iterable[Kind], *, sleep: Sleep = asyncio.sleep) -> None:
         self._store = store
         self._sleep = sleep
-        self._resources: dict[str, tuple[Kind, ResourceCache]] = {}
+        self._resources: dict[str, list[tuple[Kind, ResourceCache]]] = {}
+        self._by_kind: dict[tuple[str, str, str], ResourceCache] = {}
         for kind in kinds:
             self.add(kind)
         self.revision = 0
@@ -41,11 +42,13 @@ class Cacher:
         self._behind: list[tuple[int, asyncio.Future[None]]] = []
 
     def add(self, kind: Kind) -> None:
-        """Serve a kind; the first of several that share a storage prefix is the one its bytes are in."""
-        self._resources.setdefault(kind.storage_prefix, (kind, ResourceCache()))
+        """Serve a kind. Kinds that share a storage prefix (events) each get a cache of their own form."""
+        cache = ResourceCache()
+        self._resources.setdefault(kind.storage_prefix, []).append((kind, cache))
+        self._by_kind[(kind.group, kind.version, kind.resource)] = cache
 
     def of(self, kind: Kind) -> ResourceCache:
-        return self._resources[kind.storage_prefix][1]
+        return self._by_kind[(kind.group, kind.version, kind.resource)]
 
     async def run(self) -> None:
         """List, then follow; start over when the store has compacted what was missed. Ends only by cancellation."""
@@ -100,21 +103,22 @@ class Cacher:
 
     async def _list(self) -> None:
         """Read everything at one revision and replace the state of every resource with it."""
-        fresh: dict[str, dict[str, Entry]] = {prefix: {} for prefix in self._resources}
+        fresh: dict[int, dict[str, Entry]] = {}
         start, revision = "", 0
         while True:
             page = await self._store.list(PREFIX, start=start, limit=PAGE, revision=revision)
             revision = page.revision
             for item in page.items:
-                located = self._locate(item.key)
-                entry = located and self._entry(located[0], located[1], item.value, item.revision)
-                if located and entry:
-                    fresh[located[0].storage_prefix][entry.key] = entry
+                forms, key = self._locate(item.key)
+                for kind, cache in forms:
+                    entry = self._entry(kind, key, item.value, item.revision)
+                    if entry is not None:
+                        fresh.setdefault(id(cache), {})[key] = entry
             if not page.more or not page.items:
                 break
             start = page.items[-1].key + "\0"
-        for prefix, (_, cache) in self._resources.items():
-            cache.reset(fresh[prefix], revision)
+        for cache in self._by_kind.values():
+            cache.reset(fresh.get(id(cache), {}), revision)
         self._advance(revision)
         self.ready.set()
 
@@ -125,29 +129,27 @@ class Cacher:
         self._advance(batch.revision)
 
     def _apply_one(self, change: Change) -> None:
-        located = self._locate(change.key)
-        if located is None:
-            return
-        kind, key = located
-        entry = None
-        if change.value is not None:
+        forms, key = self._locate(change.key)
+        for kind, cache in forms:
+            if change.value is None:
+                cache.apply(key, change.revision, None)
+                continue
             entry = self._entry(kind, key, change.value, change.revision)
-            if entry is None:
-                return
-        self.of(kind).apply(key, change.revision, entry)
+            if entry is not None:
+                cache.apply(key, change.revision, entry)
 
-    def _locate(self, key: str) -> tuple[Kind, str] | None:
-        """Which resource a storage key belongs to, and the key relative to it."""
+    def _locate(self, key: str) -> tuple[Sequence[tuple[Kind, ResourceCache]], str]:
+        """The forms a storage key is served in (none: nobody's), and the key relative to its resource."""
         parts = key[len(PREFIX) :].split("/", 2)
         for taken in (2, 1):
             found = self._resources.get("/".join(parts[:taken]))
             if found and len(parts) > taken:
-                return found[0], "/".join(parts[taken:])
-        return None
+                return found, "/".join(parts[taken:])
+        return (), ""
 
     def _entry(self, kind: Kind, key: str, value: bytes, revision: int) -> Entry | None:
         try:
-            obj = codec.from_storage(value, revision)
+            obj = decode_stored(kind, value, revision)
             return make_entry(kind, key, obj, revision)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             logger.error("cannot read stored object %s%s/%s: %r", PREFIX, kind.storage_prefix, key, error)
@@ -170,11 +172,24 @@ class Cacher:
             except (StorageError, TimeoutError) as error:
                 for question in questions:
                     if not question.done():
-                        question.set_exception(Unavailable(f"the store did not confirm its revision: {error}"))
+                        question.set_exception(
+                            Unavailable(f"the store did not confirm its revision: {error}")
+                        )
                 continue
             for question in questions:
                 if not question.done():
                     question.set_result(revision)
+
+
+def decode_stored(kind: Kind, value: bytes, revision: int) -> codec.Object:
+    """A stored value as an object of this kind, which may not be the form it is stored in."""
+    obj = codec.from_storage(value, revision)
+    return kind.from_storage(obj) if kind.from_storage else obj
+
+
+def encode_stored(kind: Kind, obj: codec.Object) -> bytes:
+    """The bytes to store for an object of this kind."""
+    return codec.to_storage(kind.to_storage(obj) if kind.to_storage else obj)
 
 
 def make_entry(kind: Kind, key: str, obj: codec.Object, revision: int) -> Entry:

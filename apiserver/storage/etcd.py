@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from apiserver.storage.interface import (
     PREFIX,
@@ -24,8 +24,8 @@ from apiserver.storage.interface import (
     KeyExists,
     Page,
     RevisionMismatch,
-    Stored,
     StorageError,
+    Stored,
     Unavailable,
     Undecodable,
     WriteOutcomeUnknown,
@@ -39,6 +39,7 @@ T = TypeVar("T")
 DEADLINE = 10.0
 LOOKUP_DEADLINE = 5.0
 LEASE_REUSE_SECONDS = 60.0
+SHARED_LEASE_TTL = 300
 ALL_KEYS = b"\0"
 COMPACT_KEY = b"compact_rev_key"
 
@@ -178,11 +179,13 @@ class EtcdStore:
         return Stored(key, b"", int(answer.header.revision))
 
     async def _lease(self, ttl: int) -> int:
-        """A lease for keys that expire; keys written within a minute share one, which lives that much longer."""
+        """A lease for keys that expire; long-lived keys written within a minute share one, which lives that much longer."""
+        if ttl < SHARED_LEASE_TTL:
+            return int((await self._read(self._client.lease_grant(ttl))).ID)
         now = self._clock()
         lease, made = self._leases.get(ttl, (0, 0.0))
         if not lease or now - made > LEASE_REUSE_SECONDS:
-            answer: Any = await self._read(self._client.lease_grant(ttl + int(LEASE_REUSE_SECONDS)))
+            answer = await self._read(self._client.lease_grant(ttl + int(LEASE_REUSE_SECONDS)))
             lease = int(answer.ID)
             self._leases[ttl] = (lease, now)
         return lease

@@ -125,7 +125,10 @@ class Transformers:
 def load(path: str) -> Transformers:
     """Read an EncryptionConfiguration file. Raises ConfigurationError, OSError."""
     document = yaml.safe_load(Path(path).read_text())
-    if not isinstance(document, dict) or document.get("kind") not in ("EncryptionConfiguration", "EncryptionConfig"):
+    if not isinstance(document, dict) or document.get("kind") not in (
+        "EncryptionConfiguration",
+        "EncryptionConfig",
+    ):
         raise ConfigurationError(f"{path}: kind must be EncryptionConfiguration")
     return from_configuration(document)
 
@@ -167,7 +170,9 @@ def _keys(provider: str, body: Mapping[str, Any], where: str) -> list[Cipherer]:
         except (binascii.Error, TypeError):
             raise ConfigurationError(f"{where}.keys[{index}].secret: must be base64") from None
         if len(secret) not in (16, 24, 32):
-            raise ConfigurationError(f"{where}.keys[{index}].secret: must be 16, 24 or 32 bytes, got {len(secret)}")
+            raise ConfigurationError(
+                f"{where}.keys[{index}].secret: must be 16, 24 or 32 bytes, got {len(secret)}"
+            )
         out.append(PROVIDERS[provider](str(key.get("name", "")), secret))
     if not out:
         raise ConfigurationError(f"{where}.keys: at least one key is required")

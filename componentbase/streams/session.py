@@ -12,7 +12,9 @@ from componentbase.streams import spdy
 log = logging.getLogger(__name__)
 
 QUEUE = 64
-"""Unread chunks of a stream before the whole session waits: the protocol's peers have no windows of their own."""
+"""Unread chunks of a stream before the whole session waits: the protocol's peers have no windows of their
+own.
+"""
 BACKLOG = 256
 """Streams a peer may have open at once."""
 
@@ -28,7 +30,9 @@ class ByteStream(Protocol):
 
 
 class SpdyStream:
-    """One stream: read until b"", write, `finish` our half. Both directions end with a reset or the session."""
+    """One stream: read until b"", write, `finish` our half. Both directions end with a reset or the
+    session.
+    """
 
     def __init__(self, session: Session, stream_id: int, headers: Mapping[str, str]) -> None:
         self.session = session
@@ -86,7 +90,9 @@ class SpdyStream:
 
 
 class Session:
-    """A SPDY session. `run` must run as a task for as long as its streams are used; it ends with the connection."""
+    """A SPDY session. `run` must run as a task for as long as its streams are used; it ends with the
+    connection.
+    """
 
     def __init__(self, stream: ByteStream, *, client: bool) -> None:
         self.core = spdy.Connection(client=client)

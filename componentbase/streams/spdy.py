@@ -1,8 +1,9 @@
 """SPDY/3.1 framing, sans-I/O: bytes in, events out; calls in, bytes out.
 
-Kubernetes' streaming endpoints (exec, attach, port-forward) speak this protocol between old clients, kubelets and
-container runtimes. Only what they use is here: streams with headers, data, half-close, reset, ping and go-away. Flow
-control windows exist on the wire but no Kubernetes peer enforces them; TCP's own flow control does the work.
+Kubernetes' streaming endpoints (exec, attach, port-forward) speak this protocol between old clients,
+kubelets and container runtimes. Only what they use is here: streams with headers, data, half-close, reset,
+ping and go-away. Flow control windows exist on the wire but no Kubernetes peer enforces them; TCP's own
+flow control does the work.
 
 Source: the SPDY protocol draft 3.1 (chromium.org/spdy/spdy-protocol/spdy-protocol-draft3-1).
 """
@@ -25,12 +26,13 @@ MAX_HEADERS = 256 * 1024
 MAX_CONTROL = 64 * 1024
 
 _WORDS = (
-    "options head post put delete trace accept accept-charset accept-encoding accept-language accept-ranges age "
-    "allow authorization cache-control connection content-base content-encoding content-language content-length "
-    "content-location content-md5 content-range content-type date etag expect expires from host if-match "
-    "if-modified-since if-none-match if-range if-unmodified-since last-modified location max-forwards pragma "
-    "proxy-authenticate proxy-authorization range referer retry-after server te trailer transfer-encoding upgrade "
-    "user-agent vary via warning www-authenticate method get status"
+    "options head post put delete trace accept accept-charset accept-encoding accept-language "
+    "accept-ranges age allow authorization cache-control connection content-base content-encoding "
+    "content-language content-length content-location content-md5 content-range content-type date etag "
+    "expect expires from host if-match if-modified-since if-none-match if-range if-unmodified-since "
+    "last-modified location max-forwards pragma proxy-authenticate proxy-authorization range referer "
+    "retry-after server te trailer transfer-encoding upgrade user-agent vary via warning www-authenticate "
+    "method get status"
 )
 _TAIL = (
     "100101201202205206300302303304305306307402405406407408409410411412413414415416417502504505"
@@ -43,7 +45,9 @@ _TAIL = (
 
 
 def _dictionary() -> bytes:
-    """The zlib dictionary of the specification: length-prefixed header words, then common values run together."""
+    """The zlib dictionary of the specification: length-prefixed header words, then common values run
+    together.
+    """
     words = [
         *_WORDS.split(),
         "200 OK",

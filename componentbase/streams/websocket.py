@@ -1,8 +1,9 @@
 """WebSocket over an upgraded connection, and what Kubernetes sends in it.
 
-`v4.channel.k8s.io` and `v5.channel.k8s.io` carry several byte streams in one: the first byte of a message names the
-channel. v5 adds a way to close a channel from the client (message 255, then the channel), so standard input can end
-while output goes on (KEP-4006). `SPDY/3.1+portforward.k8s.io` is SPDY in binary messages.
+`v4.channel.k8s.io` and `v5.channel.k8s.io` carry several byte streams in one: the first byte of a message
+names the channel. v5 adds a way to close a channel from the client (message 255, then the channel), so
+standard input can end while output goes on (KEP-4006). `SPDY/3.1+portforward.k8s.io` is SPDY in binary
+messages.
 """
 
 from __future__ import annotations
@@ -81,7 +82,9 @@ class WebSocket:
         self._ended = False
 
     async def receive(self) -> bytes | None:
-        """The next message, or None when the peer has closed. Raises ConnectionError on a broken connection."""
+        """The next message, or None when the peer has closed. Raises ConnectionError on a broken
+        connection.
+        """
         while not self._messages and not self._ended:
             data = await self._stream.read()
             try:
@@ -161,7 +164,9 @@ class Channels:
         self.v5 = protocol == V5
 
     async def receive(self) -> tuple[int, bytes | None] | None:
-        """The next piece as (channel, bytes); bytes None: the peer closed that channel (v5). None at the end."""
+        """The next piece as (channel, bytes); bytes None: the peer closed that channel (v5). None at the
+        end.
+        """
         while (message := await self.socket.receive()) is not None:
             if not message:
                 continue

@@ -194,10 +194,10 @@ class DeploymentController(Controller):
         """The revision annotation on the Deployment itself, which `kubectl rollout` reads."""
         if revisions.revision(deployment) == number:
             return deployment
-        patch = {"metadata": {"annotations": {revisions.REVISION: str(number)}, "uid": o.uid(deployment)}}
-        answer = await self.client.patch(DEPLOYMENTS, o.name(deployment), patch, o.namespace(deployment))
-        # What this sync has decided so far stays based on the spec and status it has read.
-        return {**deployment, "metadata": {**o.meta(answer), "generation": o.generation(deployment)}}
+        annotations = {**o.annotations_of(deployment), revisions.REVISION: str(number)}
+        body = {**deployment, "metadata": {**o.meta(deployment), "annotations": annotations}}
+        answer = await self.client.update(DEPLOYMENTS, body)
+        return {**deployment, "metadata": o.meta(answer)}
 
     def _note(self, deployment: Object, status: str, reason: str, message: str) -> Object:
         if not st.has_deadline(deployment):

@@ -12,7 +12,7 @@ from controllers import objects as o
 from controllers import pods
 from controllers import taints as tt
 from controllers.objects import Object
-from controllers.podgc import failed_status
+from controllers.podgc import failed_status, patch_status
 from controllers.runtime import Context, Controller, ignore_not_found
 from kubeclient.informer import Informer
 from kubeclient.resources import NODES, PODS
@@ -86,10 +86,7 @@ class TaintEvictionController(Controller):
         self.event(pod, PODS, "TaintManagerEviction", f"Marking for deletion Pod {key}")
         reason, text = "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint"
         marked = {**failed_status(pod, reason, text, self.clock.now()), "phase": pods.phase(pod)}
-        if (
-            await ignore_not_found(self.client.update(PODS, o.with_status(pod, marked), subresource="status"))
-            is None
-        ):
+        if await patch_status(self.client, pod, marked) is None:
             return
         options = {"preconditions": {"uid": o.uid(pod)}}
         await ignore_not_found(self.client.delete(PODS, o.name(pod), o.namespace(pod), options=options))

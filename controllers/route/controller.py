@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from typing import ClassVar
 
+from apimachinery import errors
 from controllers import objects as o
 from controllers.cloud import Cloud, CloudError, Route
 from controllers.objects import Object
@@ -66,8 +67,14 @@ class RouteController(Periodic):
     async def _set_condition(self, node: Object, *, routed: bool) -> None:
         conditions = network_condition(node, routed, self.clock.now())
         if conditions is not None:
-            body = o.with_status(node, {**o.status(node), "conditions": conditions})
-            await ignore_not_found(self.client.update(NODES, body, subresource="status"))
+            version = {"uid": o.uid(node), "resourceVersion": o.meta(node)["resourceVersion"]}
+            body = {"metadata": version, "status": {"conditions": conditions}}
+            try:
+                await ignore_not_found(self.client.patch(NODES, o.name(node), body, subresource="status"))
+            except errors.StatusError as error:
+                if not errors.is_conflict(error):
+                    raise
+                self._wake.set()  # the kubelet was faster; look again
 
     def _on_update(self, old: Object, new: Object) -> None:
         addresses = [o.status(side).get("addresses") for side in (old, new)]

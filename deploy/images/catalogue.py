@@ -87,12 +87,10 @@ def dns_reference(root: Path) -> str:
     return f"{DNS_REPOSITORY}:{python.fingerprint(DNS_PACKAGES, root)}"
 
 
-def basic(directory: Path) -> list[Archive]:
-    """The sandbox and busybox images."""
-    return [
-        Archive((PAUSE_IMAGE,), directory / "pause.tar"),
-        Archive(BUSYBOX_REFERENCES, directory / "busybox.tar"),
-    ]
+def basic(directory: Path) -> Archive:
+    """The sandbox and busybox images, in one archive: each import costs the start of a program on each
+    worker."""
+    return Archive((PAUSE_IMAGE, *BUSYBOX_REFERENCES), directory / "basic.tar")
 
 
 def dns(directory: Path, root: Path) -> Archive:
@@ -102,12 +100,12 @@ def dns(directory: Path, root: Path) -> Archive:
 
 
 def build_basic(directory: Path) -> None:
-    """Write the basic archives that are absent. Raises ImageError, OSError."""
+    """Write the basic archive if it is absent. Raises ImageError, OSError."""
     if not BUSYBOX.exists():
         raise ImageError(f"{BUSYBOX} is absent: install package busybox-static")
-    for archive, image in zip(basic(directory), (pause_image, busybox_image), strict=True):
-        if not archive.path.exists():
-            write_archive(image(), archive.path)
+    archive = basic(directory)
+    if not archive.path.exists():
+        write_archive([pause_image(), busybox_image()], archive.path)
 
 
 def build_dns(directory: Path, root: Path) -> None:
@@ -116,7 +114,7 @@ def build_dns(directory: Path, root: Path) -> None:
     archive = dns(directory, root)
     if not archive.path.exists():
         image = python.daemon_image(archive.references[0], "clusterdns", DNS_PACKAGES, root)
-        write_archive(image, archive.path)
+        write_archive([image], archive.path)
     for other in directory.glob("clusterdns-*.tar"):
         if other != archive.path:
             other.unlink(missing_ok=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import stat
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -145,48 +144,61 @@ def _file_digest(path: Path) -> str:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_archive(image: Image, path: Path) -> str:
-    """Write the image as an OCI archive at `path` (whole or not at all); return its manifest's digest."""
+def write_archive(images: Sequence[Image], path: Path) -> list[str]:
+    """Write the images as one OCI archive at `path` (whole or not at all); return their manifests'
+    digests."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    layer = path.with_name(path.name + ".layer")
+    layers = [path.with_name(f"{path.name}.layer{number}") for number in range(len(images))]
     unfinished = path.with_name(path.name + ".part")
+    manifests: list[dict[str, Any]] = []
+    blobs: list[Entry] = []
     try:
-        with layer.open("wb") as file:
-            write_layer(image.entries, file)
-        layer_digest = _file_digest(layer)
-        config = _json(config_document(image, layer_digest))
-        manifest = _json(
-            {
-                "schemaVersion": 2,
-                "mediaType": MANIFEST,
-                "config": _descriptor(CONFIG, _digest(config), len(config)),
-                "layers": [_descriptor(LAYER, layer_digest, layer.stat().st_size)],
-            }
-        )
-        index = _json(_index(image.references, _descriptor(MANIFEST, _digest(manifest), len(manifest))))
-        blobs = [
-            Entry("oci-layout", stat.S_IRUSR | stat.S_IRGRP, content=_json({"imageLayoutVersion": "1.0.0"})),
+        for image, layer in zip(images, layers, strict=True):
+            descriptor, files = _image_blobs(image, layer)
+            manifests += _index_entries(image.references, descriptor)
+            blobs += files
+        index = _json({"schemaVersion": 2, "manifests": manifests})
+        head = [
+            Entry("oci-layout", 0o644, content=_json({"imageLayoutVersion": "1.0.0"})),
             Entry("index.json", 0o644, content=index),
-            *(Entry(_blob(_digest(data)), 0o644, content=data) for data in (manifest, config)),
-            Entry(_blob(layer_digest), 0o644, source=layer),
         ]
         with unfinished.open("wb") as file:
-            write_layer(blobs, file)
+            write_layer([*head, *blobs], file)
         unfinished.replace(path)
-        return _digest(manifest)
     finally:
-        layer.unlink(missing_ok=True)
-        unfinished.unlink(missing_ok=True)
+        for litter in (*layers, unfinished):
+            litter.unlink(missing_ok=True)
+    return list(dict.fromkeys(manifest["digest"] for manifest in manifests))
+
+
+def _image_blobs(image: Image, layer: Path) -> tuple[dict[str, Any], list[Entry]]:
+    """The descriptor of an image's manifest, and the blobs it needs; the layer is written to a file of its
+    own."""
+    with layer.open("wb") as file:
+        write_layer(image.entries, file)
+    layer_digest = _file_digest(layer)
+    config = _json(config_document(image, layer_digest))
+    manifest = _json(
+        {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": _descriptor(CONFIG, _digest(config), len(config)),
+            "layers": [_descriptor(LAYER, layer_digest, layer.stat().st_size)],
+        }
+    )
+    files = [Entry(_blob(_digest(data)), 0o644, content=data) for data in (manifest, config)]
+    files.append(Entry(_blob(layer_digest), 0o644, source=layer))
+    return _descriptor(MANIFEST, _digest(manifest), len(manifest)), files
 
 
 def _blob(digest: str) -> str:
     return "blobs/" + digest.replace(":", "/")
 
 
-def _index(references: Iterable[str], manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _index_entries(references: Iterable[str], manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One manifest under several names: `io.containerd.image.name` is the full name, which containerd takes
     as is."""
-    entries = [
+    return [
         {
             **manifest,
             "annotations": {
@@ -196,4 +208,3 @@ def _index(references: Iterable[str], manifest: Mapping[str, Any]) -> dict[str, 
         }
         for reference in references
     ]
-    return {"schemaVersion": 2, "manifests": entries}

@@ -1,1 +1,1 @@
-"""Consensus of one member: the shell around the pure Raft core, the log on disk and the links to its peers."""
+"""One member of the cluster: the shell around the pure Raft core, its log on disk, its links to the peers."""

@@ -12,8 +12,8 @@ from pathlib import Path
 class ConsensusConfig:
     """How a member takes part in its cluster.
 
-    `initial_cluster` maps member names to peer URLs (`https://10.240.0.10:2380`) and must contain `name`. It is read
-    only when `data_dir` holds no log yet; a restart takes the membership from disk.
+    `initial_cluster` maps member names to peer URLs (`https://10.240.0.10:2380`) and must contain `name`. It
+    is read only when `data_dir` holds no log yet; a restart takes the membership from disk.
     """
 
     name: str

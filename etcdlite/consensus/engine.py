@@ -1,8 +1,8 @@
 """The member without a loop: Raft core, log, membership and state machine, joined in the one right order.
 
-Everything that decides what a member does is here or below, and nothing here waits or starts a thread. The asyncio
-shell (`node`) and the simulation drive the same code: call inputs, call `advance`, send its messages, run its job on
-any thread, hand it back to `complete`.
+Everything that decides what a member does is here or below, and nothing here waits or starts a thread. The
+asyncio shell (`node`) and the simulation drive the same code: call inputs, call `advance`, send its messages,
+run its job on any thread, hand it back to `complete`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,11 @@ class Engine:
     """See the module. Not thread-safe."""
 
     def __init__(
-        self, config: EngineConfig, disk: Disk, state_machine: StateMachine, node_type: type[RawNode] = RawNode
+        self,
+        config: EngineConfig,
+        disk: Disk,
+        state_machine: StateMachine,
+        node_type: type[RawNode] = RawNode,
     ) -> None:
         """Open the log, creating it if there is none. Raises WalCorrupt, ConfigurationError."""
         self.config, self.machine = config, state_machine
@@ -94,7 +98,7 @@ class Engine:
             )
         self._recover_machine(recovered)
         self._adopt_membership(recovered)
-        self.node = node_type(
+        self.node = RawNode(
             config.raft,
             hard_state=recovered.hard_state,
             snapshot=recovered.snapshot,
@@ -102,11 +106,12 @@ class Engine:
             conf=self.membership.conf_state(),
             applied=Index(state_machine.applied_index),
         )
+        self._hand_over_conf()
         self._job: DiskJob | None = None
         self._compacted = recovered.snapshot.index
         self.on_membership: Callable[[Membership], None] = lambda membership: None
 
-    # -- restart -----------------------------------------------------------------------------------------------
+    # -- restart ---------------------------------------------------------------------------------------------
 
     def _recover_machine(self, recovered: Recovered) -> None:
         """Bring the state machine to the log's marker; the entries behind it are applied as they commit."""
@@ -133,7 +138,7 @@ class Engine:
                 break
             self._apply_change(entry)
 
-    # -- driving -----------------------------------------------------------------------------------------------
+    # -- driving ---------------------------------------------------------------------------------------------
 
     def advance(self) -> Effects:
         """Do what can be done now. Call it after inputs and after `complete`, until it asks for nothing."""
@@ -184,7 +189,7 @@ class Engine:
         """Close the log; the caller has let the last job end."""
         self.wal.close()
 
-    # -- inside ------------------------------------------------------------------------------------------------
+    # -- inside ----------------------------------------------------------------------------------------------
 
     def _apply(self, entries: Sequence[Entry]) -> None:
         if not entries:
@@ -209,7 +214,11 @@ class Engine:
             return
         self._set_membership(entry.index, self.membership.with_change(change), notify=live)
         if live and entry.kind is EntryKind.CONF_CHANGE:
-            self.node.apply_conf(self.membership.conf_state())
+            self._hand_over_conf()
+
+    def _hand_over_conf(self) -> None:
+        removed = self.config.raft.id in self.membership.removed
+        self.node.apply_conf(self.membership.conf_state(), removed=removed)
 
     def _set_membership(self, index: int, membership: Membership, *, notify: bool = True) -> None:
         self.membership = membership

@@ -23,7 +23,7 @@ class Member:
 
 
 class ChangeKind(enum.IntEnum):
-    """What a membership change does. One at a time (Raft thesis 4.1), except UPDATE, which moves no quorum."""
+    """What a membership change does. One at a time (thesis 4.1), except UPDATE, which moves no quorum."""
 
     ADD_VOTER = 0
     ADD_LEARNER = 1
@@ -46,7 +46,7 @@ def _hash64(parts: Iterable[str]) -> int:
 
 
 def member_id(peer_urls: Sequence[str], token: str, added_at: int | None = None) -> NodeId:
-    """Id of a member. `added_at` (nanoseconds) keeps a member that is added again apart from its former self."""
+    """Id of a member. `added_at` (nanoseconds) keeps one that is added again apart from its former self."""
     parts = [*sorted(peer_urls), token]
     return NodeId(_hash64(parts if added_at is None else [*parts, str(added_at)]))
 

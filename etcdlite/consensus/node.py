@@ -1,20 +1,23 @@
 """Consensus: one member of the cluster, as the rest of the process sees it.
 
-The asyncio shell around `engine.Engine`. One task drives it: take what came in, advance, send, let one thread do the
-disk work, and while the disk is busy take what comes in next. All state is touched on the loop's thread only.
+The asyncio shell around `engine.Engine`. One task drives it: take what came in, advance, send, let one thread
+do the disk work, and while the disk is busy take what comes in next. All state is touched on the loop's
+thread only.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import heapq
 import itertools
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 from etcdlite.consensus.config import ConsensusConfig
 from etcdlite.consensus.engine import DiskJob, Engine, EngineConfig
@@ -30,17 +33,18 @@ from etcdlite.consensus.errors import (
 )
 from etcdlite.consensus.membership import ChangeKind, Member, MemberChange, Membership, cluster_id, member_id
 from etcdlite.consensus.statemachine import StateMachine
-from etcdlite.consensus.transport import Identity, TcpTransport, Transport
+from etcdlite.consensus.transport import REMOVED, Identity, TcpTransport, Transport
 from etcdlite.raft import messages as m
 from etcdlite.raft.node import ProposalRefused
 from etcdlite.raft.state import RaftConfig
-from etcdlite.raft.types import NOBODY, NodeId, Role, SoftState
+from etcdlite.raft.types import NOBODY, EntryKind, NodeId, Role, SoftState
 from etcdlite.wal.codec import Metadata
 from etcdlite.wal.disk import Disk, PosixDisk
 
 __all__ = ["Consensus", "ConsensusStatus"]
 
 _FORWARD_BYTES = 1 << 20  # a batch of proposals sent on to the leader
+_WAITING_BYTES = 16 << 20  # proposals held while the leader is out of reach
 _READ_RETRY_TICKS = 5
 
 log = logging.getLogger(__name__)
@@ -78,11 +82,15 @@ class Consensus:
         disk: Disk | None = None,
         transport: Transport | None = None,
     ) -> None:
-        """Opens nothing yet. Raises ConfigurationError. `disk` and `transport` replace the real ones in tests."""
+        """Opens nothing yet. Raises ConfigurationError. `disk` and `transport` replace the real ones in
+        tests.
+        """
         self.config, self._machine = config, state_machine
         urls = config.initial_cluster.get(config.name)
         if not urls:
-            raise ConfigurationError(f"couldn't find local name {config.name!r} in the initial cluster configuration")
+            raise ConfigurationError(
+                f"couldn't find local name {config.name!r} in the initial cluster configuration"
+            )
         self.member_id = member_id(urls, config.initial_cluster_token)
         self.cluster_id = cluster_id(config.initial_cluster, config.initial_cluster_token)
         self._identity = Identity(self.cluster_id, self.member_id)
@@ -101,6 +109,7 @@ class Consensus:
         self._stopped: ConsensusError | None = None
         self._soft = SoftState(NOBODY, Role.FOLLOWER)
         self._term = 0
+        self._leaving = False
         self._listeners: list[Callable[[ConsensusStatus], None]] = []
         self._changed: list[asyncio.Future[None]] = []  # resolved at the next change of leader or membership
         self._applied_waiters: list[tuple[int, int, asyncio.Future[None]]] = []  # heap by index
@@ -113,13 +122,13 @@ class Consensus:
         self._read_age = 0
         self._tasks: asyncio.TaskGroup | None = None
 
-    # -- running -----------------------------------------------------------------------------------------------
+    # -- running ---------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Open or create the log, then take part in the cluster until cancelled.
 
-        Raises what stops the member: WalCorrupt, ConfigurationError, OSError of the disk, Stopped when the member
-        has been removed from the cluster, or what the state machine raised. In a group if several.
+        Raises what stops the member: WalCorrupt, ConfigurationError, OSError of the disk, Stopped when the
+        member has been removed from the cluster, or what the state machine raised. In a group if several.
         """
         self._open()
         worker = ThreadPoolExecutor(1, thread_name_prefix="wal")
@@ -142,7 +151,7 @@ class Consensus:
         if config.initial_cluster_state not in ("new", "existing"):
             raise ConfigurationError(f"unknown --initial-cluster-state {config.initial_cluster_state!r}")
         election_ticks = max(2, round(config.election_timeout / config.heartbeat_interval))
-        new = config.initial_cluster_state == "new"
+        founders = Membership.initial(config.initial_cluster, config.initial_cluster_token)
         engine_config = EngineConfig(
             metadata=Metadata(self.cluster_id, self.member_id),
             raft=RaftConfig(
@@ -151,7 +160,7 @@ class Consensus:
                 election_ticks=election_ticks,
                 pre_vote=config.pre_vote,
             ),
-            bootstrap=Membership.initial(config.initial_cluster, config.initial_cluster_token) if new else None,
+            bootstrap=founders if config.initial_cluster_state == "new" else None,
             snapshot_count=config.snapshot_count,
             catch_up_entries=config.catch_up_entries,
             segment_bytes=config.wal_segment_bytes,
@@ -166,12 +175,15 @@ class Consensus:
 
     @property
     def _opened(self) -> Engine:
-        """The engine. Raises Stopped before `run` and after the end."""
+        """The engine. Raises Stopped before `run` has opened it and after the end."""
+        self._check_running()
+        if self._engine is None:
+            raise Stopped("the member is not running yet")
+        return self._engine
+
+    def _check_running(self) -> None:
         if self._stopped is not None:
             raise self._stopped
-        if self._engine is None:
-            raise Stopped("the member is not running")
-        return self._engine
 
     async def _tick(self) -> None:
         """Raft's clock. A process that was stopped does not count the time it missed."""
@@ -197,7 +209,7 @@ class Consensus:
             if effects.job is not None:
                 job = effects.job
                 done = loop.run_in_executor(worker, job.run)
-                done.add_done_callback(lambda future, job=job: self._disk_done(job, future))
+                done.add_done_callback(functools.partial(self._disk_done, job))
             self._after_advance(engine)
 
     def _disk_done(self, job: DiskJob, future: asyncio.Future[None]) -> None:
@@ -223,7 +235,7 @@ class Consensus:
         inbox, self._inbox = self._inbox, []
         for message in inbox:
             engine.node.step(message)
-        if self._forward:
+        if self._forward and engine.node.raft.leader != NOBODY:
             self._flush_forward(engine)
         if self._reads_asked and self._read_age >= _READ_RETRY_TICKS:
             self._reads_next = self._reads_asked + self._reads_next  # the answer got lost: ask again
@@ -245,11 +257,23 @@ class Consensus:
         if not messages:
             return
         ordinary = [x for x in messages if type(x) is not m.InstallSnapshot]
-        for node in self._transport.send(ordinary):
+        dropped = self._transport.send(ordinary)
+        for node in dropped:
             self._opened.node.report_unreachable(node)
         for message in messages:
+            if isinstance(message, m.Proposal) and message.to in dropped and message.kind is EntryKind.NORMAL:
+                with contextlib.suppress(ProposalDropped):  # then their deadline speaks
+                    self._keep(message.data)  # the leader is dying: its successor will get them
             if isinstance(message, m.InstallSnapshot) and self._tasks is not None:
                 self._tasks.create_task(self._send_snapshot(message), name=f"snapshot to {message.to:x}")
+
+    def _keep(self, data: list[bytes]) -> None:
+        """Hold proposals until the next leader. Raises ProposalDropped when too many wait already."""
+        size = sum(map(len, data))
+        if self._forward_bytes + size > _WAITING_BYTES:
+            raise ProposalDropped("too many proposals wait for a leader")
+        self._forward += data
+        self._forward_bytes += size
 
     async def _send_snapshot(self, message: m.InstallSnapshot) -> None:
         engine = self._opened
@@ -296,10 +320,15 @@ class Consensus:
 
     def _on_membership(self, membership: Membership) -> None:
         self._link_peers()
-        if self.member_id in membership.removed:
-            self._stopped = Stopped("the member has been permanently removed from the cluster")
-            self._abort(self._stopped)
+        if self.member_id in membership.removed and self._tasks is not None and not self._leaving:
+            self._leaving = True
+            self._tasks.create_task(self._leave(), name="leave the cluster")
         self._notify()
+
+    async def _leave(self) -> None:
+        """Stay for a while: members that do not know yet of the removal may need this one's vote."""
+        await asyncio.sleep(2 * self.config.election_timeout)
+        self.on_removed()
 
     def _link_peers(self) -> None:
         """Peers are the members, and before those are known the ones we were told at the start."""
@@ -310,7 +339,7 @@ class Consensus:
             node = member_id(urls, config.initial_cluster_token)
             if not known.members and node not in known.removed:
                 peers[node] = tuple(urls)
-        self._transport.set_peers(peers)
+        self._transport.set_peers(peers, known.removed)
 
     async def _publish(self) -> None:
         """Make this member's name and client URLs known to the others, as etcd does when it starts."""
@@ -330,14 +359,14 @@ class Consensus:
 
     def _fail_waiters(self, reason: ConsensusError) -> None:
         self._stopped = self._stopped or reason
-        waiting: list[asyncio.Future[int]] = [*self._reads_next, *self._reads_asked]
-        others = [*self._changed, *(future for _, _, future in self._applied_waiters)]
-        for future in (*waiting, *others):
+        waiting: list[asyncio.Future[Any]] = [*self._reads_next, *self._reads_asked, *self._changed]
+        waiting += [future for _, _, future in self._applied_waiters]
+        for future in waiting:
             if not future.done():
                 future.set_exception(reason)
                 future.exception()  # its caller may be gone already
 
-    # -- Receiver ----------------------------------------------------------------------------------------------
+    # -- Receiver --------------------------------------------------------------------------------------------
 
     def on_message(self, message: m.Message) -> None:
         """A peer says something."""
@@ -348,6 +377,12 @@ class Consensus:
         """The connection that `node` spoke on has ended: a leader that died takes its connections with it."""
         if self._engine is not None and node == self._engine.node.raft.leader:
             self._engine.node.leader_lost()
+
+    def on_removed(self) -> None:
+        """This member has been removed; its log may not say so, since nobody sends to it any more."""
+        if self._stopped is None:
+            self._stopped = Stopped(REMOVED)
+            self._abort(self._stopped)
 
     async def on_snapshot(self, head: m.InstallSnapshot, chunks: AsyncIterator[bytes]) -> None:
         """Write the snapshot to its file, then let Raft decide about it."""
@@ -362,7 +397,7 @@ class Consensus:
         await asyncio.to_thread(writer.commit)
         self.on_message(head)
 
-    # -- for the rest of the process ---------------------------------------------------------------------------
+    # -- for the rest of the process -------------------------------------------------------------------------
 
     def status(self) -> ConsensusStatus:
         """The state of this member now."""
@@ -406,9 +441,9 @@ class Consensus:
         """
         if len(data) > self.config.max_request_bytes:
             raise TooLarge(f"request of {len(data)} bytes is over {self.config.max_request_bytes}")
-        engine = self._opened
-        if engine.node.raft.leader == NOBODY:
+        if self._leader() == NOBODY:
             await self.wait_leader(timeout)
+        engine = self._opened
         if engine.node.raft.role is Role.LEADER:
             try:
                 engine.node.propose([data])
@@ -417,17 +452,16 @@ class Consensus:
         else:
             if self._forward_bytes + len(data) > _FORWARD_BYTES and self._forward:
                 self._flush_forward(engine)
-            self._forward.append(data)
-            self._forward_bytes += len(data)
+            self._keep([data])
         self._wake.set()
 
     async def read_index(self, *, timeout: float = 5.0) -> int:
         """The index that must be applied before a read counts as linearizable.
 
-        Waiting for it to be applied is the caller's (`wait_applied`). Callers share rounds: one under way, one
-        waiting. Raises NoLeader, DeadlineExceeded, Stopped.
+        Waiting for it to be applied is the caller's (`wait_applied`). Callers share rounds: one under way,
+        one waiting. Raises NoLeader, DeadlineExceeded, Stopped.
         """
-        self._opened  # noqa: B018 -- raises Stopped
+        self._check_running()
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._reads_next.append(future)
         self._wake.set()
@@ -443,7 +477,7 @@ class Consensus:
         """Wait until the state machine has applied `index`. Raises DeadlineExceeded, Stopped."""
         if self._machine.applied_index >= index:
             return
-        self._opened  # noqa: B018 -- raises Stopped
+        self._check_running()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._applied_waiters, (index, next(self._order), future))
         try:
@@ -457,17 +491,19 @@ class Consensus:
 
         Raises BadChange for one that cannot lead, NoLeader, DeadlineExceeded, Stopped.
         """
+        deadline = asyncio.get_running_loop().time() + timeout
+        await self.wait_leader(timeout)
         engine = self._opened
         if member not in engine.membership.conf_state().voters:
             raise BadChange("etcdserver: bad leader transferee")
-        deadline = asyncio.get_running_loop().time() + timeout
-        await self.wait_leader(timeout)
         engine.node.transfer_leader(NodeId(member))
         self._wake.set()
         while self._leader() != member:
             await self._wait_change(deadline)
 
-    async def propose_conf_change(self, change: MemberChange, *, timeout: float = 5.0) -> Mapping[int, Member]:
+    async def propose_conf_change(
+        self, change: MemberChange, *, timeout: float = 5.0
+    ) -> Mapping[int, Member]:
         """Make one membership change; returns the members once it is applied here.
 
         Proposed again while it is refused because another one is under way. Raises BadChange, NoLeader,
@@ -489,15 +525,14 @@ class Consensus:
                 raise DeadlineExceeded("the membership change was not applied in time")
         return self._opened.membership.members
 
-    # -- waiting -----------------------------------------------------------------------------------------------
+    # -- waiting ---------------------------------------------------------------------------------------------
 
     def _leader(self) -> NodeId:
         return self._engine.node.raft.leader if self._engine is not None else NOBODY
 
     async def _wait_change(self, deadline: float | None) -> None:
         """Wait for a change of leader, term, role or membership. Raises DeadlineExceeded at `deadline`."""
-        if self._stopped is not None:
-            raise self._stopped
+        self._check_running()
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._changed.append(future)
         try:
@@ -516,10 +551,6 @@ class Consensus:
 
 
 def _same_member(now: Membership, wanted: Membership, node: int) -> bool:
-    return now.members.get(node) == wanted.members.get(node) and (node in now.removed) == (node in wanted.removed)
-
-
-def chunks_of(data: bytes, size: int = 1 << 20) -> Iterator[bytes]:
-    """Cut `data` into snapshot chunks."""
-    for start in range(0, len(data), size):
-        yield data[start : start + size]
+    return now.members.get(node) == wanted.members.get(node) and (node in now.removed) == (
+        node in wanted.removed
+    )

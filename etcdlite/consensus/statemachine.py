@@ -1,4 +1,4 @@
-"""What consensus needs from the state it replicates. Implemented by the MVCC store; by dictionaries in tests."""
+"""What consensus needs from the state it replicates. The MVCC store implements it; in tests, a list."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Entry:
 class SnapshotSource:
     """A consistent copy of the state after entry `index` (of term `term`), read lazily.
 
-    The chunks may be pulled in another thread, one at a time, while newer entries are applied. `close()` of the
-    iterator (it should be a generator) gives the resources back; it is always called.
+    The chunks may be pulled in another thread, one at a time, while newer entries are applied. `close()` of
+    the iterator (it should be a generator) gives the resources back; it is always called.
     """
 
     index: int
@@ -34,7 +34,7 @@ class SnapshotSource:
 
 
 class StateMachine(Protocol):
-    """State that is a function of the log. All methods but `SnapshotSource.chunks` run on the loop's thread."""
+    """State that is a function of the log. All but `SnapshotSource.chunks` runs on the loop's thread."""
 
     @property
     def applied_index(self) -> int:
@@ -47,8 +47,8 @@ class StateMachine(Protocol):
     def apply(self, entries: Sequence[Entry]) -> None:
         """Apply `entries`, which are contiguous and ordered.
 
-        Entries at or below `applied_index` have been applied before a restart and must be skipped. An exception
-        stops the member: replicas that disagree are worse than one that is down.
+        Entries at or below `applied_index` have been applied before a restart and must be skipped. An
+        exception stops the member: replicas that disagree are worse than one that is down.
         """
 
     def snapshot_reader(self) -> SnapshotSource:

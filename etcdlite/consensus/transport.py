@@ -1,9 +1,9 @@
 """Links between members: frames of protobuf over TCP, with mutual TLS for https URLs.
 
-A connection carries messages one way, from who dialled. Its first frame is a `Hello`; the answer, a `Welcome`, refuses
-what belongs to another cluster or another member. Messages are datagrams to Raft, which sends again what matters: with
-no connection they are dropped, and a slow connection drops its oldest. A snapshot has a connection of its own, so that
-it delays no heartbeat.
+A connection carries messages one way, from who dialled. Its first frame is a `Hello`; the answer, a
+`Welcome`, refuses what belongs to another cluster or another member. Messages are datagrams to Raft, which
+sends again what matters: with no connection they are dropped, and a slow connection drops its oldest. A
+snapshot has a connection of its own, so that it delays no heartbeat.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import asyncio
 import logging
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 from urllib.parse import urlsplit
@@ -26,6 +26,7 @@ from etcdlite.raft import messages as m
 from etcdlite.raft.types import NodeId
 
 VERSION = 1
+REMOVED = "the member has been permanently removed from the cluster"
 HANDSHAKE_SECONDS = 5.0
 SNAPSHOT_IDLE_SECONDS = 30.0
 _QUEUE_FRAMES = 4096
@@ -44,6 +45,9 @@ class Receiver(Protocol):
     def on_disconnect(self, node: NodeId) -> None:
         """The connection that `node` spoke on has ended."""
 
+    def on_removed(self) -> None:
+        """A peer says that this member has been removed from the cluster."""
+
     async def on_snapshot(self, head: m.InstallSnapshot, chunks: AsyncIterator[bytes]) -> None:
         """A snapshot arrives; returns when it is durable. Raises what goes wrong."""
 
@@ -54,8 +58,8 @@ class Transport(Protocol):
     async def run(self, receiver: Receiver) -> None:
         """Listen and keep links until cancelled."""
 
-    def set_peers(self, peers: Mapping[NodeId, Sequence[str]]) -> None:
-        """Link to exactly these members."""
+    def set_peers(self, peers: Mapping[NodeId, Sequence[str]], removed: Collection[int] = ()) -> None:
+        """Link to exactly these members; tell those in `removed` that they are."""
 
     def send(self, messages: Iterable[m.Message]) -> list[NodeId]:
         """Send without waiting; returns the members whose messages were dropped."""
@@ -176,6 +180,11 @@ class _Accepted(_Frames):
         self._snapshot: asyncio.Queue[bytes | None] | None = None  # None in it: the connection has ended
         self._timer = asyncio.get_running_loop().call_later(HANDSHAKE_SECONDS, self.close)
 
+    @property
+    def sender(self) -> int:
+        """Who speaks here; 0 before it has said so."""
+        return self._hello.sender if self._hello is not None else 0
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._owner.accepted.add(self)
@@ -265,9 +274,13 @@ class _Link:
             try:
                 connection = await self._owner.dial(url, self.node, snapshot=False)
             except (OSError, TimeoutError, ssl.SSLError, ConnectionError) as reason:
+                if str(reason) == REMOVED:
+                    self._owner.removed()
                 if str(reason) != said:
                     said = str(reason)
-                    log.warning("cannot reach member %x at %s: %s", self.node, url, reason or type(reason).__name__)
+                    log.warning(
+                        "cannot reach member %x at %s: %s", self.node, url, reason or type(reason).__name__
+                    )
                 await asyncio.sleep(backoff.next())
                 continue
             said, self.connection = "", connection
@@ -297,9 +310,10 @@ class TcpTransport:
         self._links: dict[NodeId, _Link] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._receiver: Receiver | None = None
+        self._removed: Collection[int] = ()
         self.accepted: set[_Accepted] = set()
 
-    # -- Transport ---------------------------------------------------------------------------------------------
+    # -- Transport -------------------------------------------------------------------------------------------
 
     async def run(self, receiver: Receiver) -> None:
         """Listen and keep links until cancelled."""
@@ -318,8 +332,12 @@ class TcpTransport:
             for connection in list(self.accepted):
                 connection.close()
 
-    def set_peers(self, peers: Mapping[NodeId, Sequence[str]]) -> None:
-        """Link to exactly these members."""
+    def set_peers(self, peers: Mapping[NodeId, Sequence[str]], removed: Collection[int] = ()) -> None:
+        """Link to exactly these members; tell those in `removed` that they are."""
+        self._removed = removed
+        for connection in list(self.accepted):
+            if connection.sender in removed:
+                connection.close()  # it dials again, and is told
         for node, link in list(self._links.items()):
             if tuple(peers.get(node, ())) != link.urls:
                 del self._links[node]
@@ -364,7 +382,7 @@ class TcpTransport:
         finally:
             connection.close()
 
-    # -- for the connections -----------------------------------------------------------------------------------
+    # -- for the connections ---------------------------------------------------------------------------------
 
     async def dial(self, url: str, to: NodeId, *, snapshot: bool) -> _Dialled:
         """Open a connection and greet. Raises OSError, TimeoutError, ConnectionRefusedError when refused."""
@@ -403,6 +421,8 @@ class TcpTransport:
             return f"cluster ID mismatch: peer {hello.cluster_id:x}, here {mine.cluster_id:x}"
         if hello.to != mine.member_id:
             return f"member ID mismatch: meant for {hello.to:x}, this is {mine.member_id:x}"
+        if hello.sender in self._removed:
+            return REMOVED
         if hello.sender not in self._links:
             return f"member {hello.sender:x} is not in this cluster"
         return ""
@@ -411,6 +431,11 @@ class TcpTransport:
         """A message has arrived."""
         if self._receiver is not None:
             self._receiver.on_message(message)
+
+    def removed(self) -> None:
+        """A peer refuses us for good."""
+        if self._receiver is not None:
+            self._receiver.on_removed()
 
     def lost(self, node: NodeId) -> None:
         """A peer's connection has ended."""
@@ -424,7 +449,7 @@ class TcpTransport:
         else:
             self._tasks.create_task(self._receive_snapshot(connection), name=f"snapshot from {sender:x}")
 
-    # -- inside ------------------------------------------------------------------------------------------------
+    # -- inside ----------------------------------------------------------------------------------------------
 
     async def _receive_snapshot(self, connection: _Accepted) -> None:
         refused = ""

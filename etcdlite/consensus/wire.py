@@ -15,7 +15,7 @@ from etcdlite.wal.codec import decode_entry, encode_entry
 
 __all__ = ["DecodeError"]
 
-# -- messages --------------------------------------------------------------------------------------------------
+# -- messages ------------------------------------------------------------------------------------------------
 
 
 def _vote(x: Any) -> pb.VoteRequest:
@@ -34,9 +34,7 @@ def _append(x: m.AppendRequest) -> pb.AppendRequest:
 
 
 def _append_reply(x: m.AppendReply) -> pb.AppendReply:
-    return pb.AppendReply(
-        index=x.index, rejected=x.rejected, hint_index=x.hint_index, hint_term=x.hint_term
-    )
+    return pb.AppendReply(index=x.index, rejected=x.rejected, hint_index=x.hint_index, hint_term=x.hint_term)
 
 
 def _snapshot(x: m.InstallSnapshot) -> pb.Snapshot:
@@ -68,7 +66,7 @@ def encode_message(message: m.Message) -> bytes:
     """One message."""
     field, encode = _ENCODERS[type(message)]
     envelope = {"sender": message.sender, "to": message.to, "term": message.term, field: encode(message)}
-    return pb.Message(**envelope).SerializeToString()  # type: ignore[arg-type]
+    return pb.Message(**envelope).SerializeToString()
 
 
 Head = tuple[NodeId, NodeId, Term]
@@ -114,7 +112,7 @@ def _snapshot_meta(raw: Any) -> SnapshotMeta:
     return SnapshotMeta(Index(raw.index), Term(raw.term), conf, raw.membership)
 
 
-# -- memberships -----------------------------------------------------------------------------------------------
+# -- memberships ---------------------------------------------------------------------------------------------
 
 
 def _member(member: Member) -> pb.Member:

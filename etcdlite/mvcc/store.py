@@ -249,10 +249,12 @@ class Store:
             last = at
             yield Change(at, kv_pb2.KeyValue.FromString(encoded).key, encoded, is_tombstone)
         for batch in (self._flushing, self._open):
-            for at, (encoded, is_tombstone) in batch.puts.items():
-                if at > last:
-                    last = at
-                    yield Change(Revision(at), kv_pb2.KeyValue.FromString(encoded).key, encoded, is_tombstone)
+            for buffered, (encoded, is_tombstone) in batch.puts.items():
+                if buffered > last:
+                    last = buffered
+                    yield Change(
+                        Revision(buffered), kv_pb2.KeyValue.FromString(encoded).key, encoded, is_tombstone
+                    )
 
     def previous(self, change: Change) -> bytes | None:
         """The KeyValue that a change replaced, None if there was none or it is compacted."""

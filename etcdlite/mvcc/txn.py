@@ -215,7 +215,9 @@ def apply_branch(write: Write, branch: Branch) -> bytes:
 
 
 def _response(write: Write, field: int, body: bytes) -> bytes:
-    header = wire.chunk(_HEADER, wire.number(_HEADER_REVISION, write.visible_revision))
+    """A ResponseOp. As in etcd, its header has the revision alone, and that of a nested transaction is empty."""
+    revision = 0 if field == _OP_TXN else write.visible_revision
+    header = wire.chunk(_HEADER, wire.number(_HEADER_REVISION, revision))
     return wire.chunk(field, header + body)
 
 

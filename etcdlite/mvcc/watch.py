@@ -157,7 +157,7 @@ class WatchHub:
         self._unsynced.append(watcher)
 
     def notify(self, store: Store, changes: Changes) -> bool:
-        """A new revision: hand it to the synced watchers it concerns. Return whether one of them fell behind."""
+        """A new revision: hand it to the synced watchers it concerns. True if one fell behind."""
         if not self._by_key and not self._ranges:
             return False
         behind = len(self._unsynced)

@@ -6,6 +6,8 @@ and a watch event is encoded once for all its watchers. Only the three shapes ne
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 def varint(value: int) -> bytes:
     """An unsigned base-128 number; negative int64 values take their 64-bit two's complement."""
@@ -30,7 +32,7 @@ def chunk(field: int, content: bytes) -> bytes:
     return b"".join((varint(field << 3 | 2), varint(len(content)), content))
 
 
-def chunks(field: int, contents: list[bytes]) -> bytes:
+def chunks(field: int, contents: Iterable[bytes]) -> bytes:
     """A repeated bytes or message field."""
     tag = varint(field << 3 | 2)
     parts: list[bytes] = []

@@ -53,7 +53,7 @@ def _become_candidate(raft: Raft, *, transfer: bool) -> None:
 
 
 def _become_leader(raft: Raft) -> None:
-    """Lead, and begin the term with an empty entry: only entries of its own term let a leader commit (3.6.2)."""
+    """Lead, and begin the term with an empty entry: a leader commits only by entries of its term (3.6.2)."""
     raft.reset(raft.term)
     raft.leader, raft.role = raft.id, Role.LEADER
     raft.track()
@@ -84,10 +84,24 @@ def in_lease(raft: Raft) -> bool:
     return raft.leader != NOBODY and raft.election_elapsed < raft.config.election_ticks
 
 
+def _may_lead(raft: Raft, message: m.PreVoteRequest | m.VoteRequest) -> bool:
+    """Whether the candidate's log is good enough for this member's vote.
+
+    A removed member may hold entries that nobody else has: what it appended after its removal, in which it had no
+    say. A candidate that does not know yet that the removal is committed still needs its vote, so only what is
+    committed may stand in the way; otherwise both would wait for ever. Safe: a majority of the old members less the
+    removed one meets every majority of the new, so somebody else objects if the candidate lacks a committed entry.
+    """
+    log = raft.log
+    if raft.removed:
+        return (message.last_term, message.last_index) >= (log.term(log.committed), log.committed)
+    return log.is_up_to_date(message.last_index, message.last_term)
+
+
 def handle_pre_vote(raft: Raft, message: m.PreVoteRequest) -> None:
     """Say whether a vote would be given."""
     free = message.term > raft.term or raft.vote in (NOBODY, message.sender)
-    granted = free and raft.log.is_up_to_date(message.last_index, message.last_term)
+    granted = free and _may_lead(raft, message)
     term = message.term if granted else raft.term
     raft.send(m.PreVoteReply(raft.id, message.sender, term, not granted))
 
@@ -95,7 +109,7 @@ def handle_pre_vote(raft: Raft, message: m.PreVoteRequest) -> None:
 def handle_vote(raft: Raft, message: m.VoteRequest) -> None:
     """Give the vote of this term, once. It is on disk before the reply leaves."""
     free = raft.vote == message.sender or (raft.vote == NOBODY and raft.leader == NOBODY)
-    granted = free and raft.log.is_up_to_date(message.last_index, message.last_term)
+    granted = free and _may_lead(raft, message)
     if granted:
         raft.vote, raft.election_elapsed = message.sender, 0
     raft.send(m.VoteReply(raft.id, message.sender, raft.term, not granted))

@@ -5,8 +5,8 @@ Invariants (checked by the simulation after every step):
     base <= applied <= handed <= committed <= last        base <= stable <= last        handed <= stable
 
 * `base` stands for the compacted prefix; its term is kept for the consistency check of the first append.
-* `stable`: on this member's disk. Entries are handed to the state machine only when they are stable here, so the state
-  machine on disk is never ahead of the log on disk.
+* `stable`: on this member's disk. Entries are handed to the state machine only when they are stable here, so
+  the state machine on disk is never ahead of the log on disk.
 * Only entries above `committed` are ever replaced (State Machine Safety, Figure 3.2).
 """
 
@@ -84,7 +84,7 @@ class Log:
         self._entries.extend(entries)
 
     def maybe_append(self, prev_index: Index, prev_term: Term, entries: list[Entry]) -> Index | None:
-        """AppendEntries, receiver steps 2 to 4 (Figure 3.1): index of the last new entry, or None if refused."""
+        """AppendEntries, receiver steps 2 to 4 (Figure 3.1): index of the last new entry; None if refused."""
         if self.term(prev_index) != prev_term:
             return None
         for position, entry in enumerate(entries):

@@ -1,15 +1,15 @@
 """What members say to each other. One type per message, one handler per type.
 
-`term` is the sender's term, except in a pre-vote (the term it would campaign for) and in messages that are only passed
-on to whoever leads (`Proposal`, `ReadIndexRequest`, `TransferRequest`), where it is 0 and means nothing.
+`term` is the sender's term, except in a pre-vote (the term it would campaign for) and in messages that are
+only passed on to whoever leads (`Proposal`, `ReadIndexRequest`, `TransferRequest`), where it is 0 and means
+nothing.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from etcdlite.raft.types import EntryKind, Index, NodeId, SnapshotMeta, Term
-from etcdlite.raft.types import Entry as Entry
+from etcdlite.raft.types import NO_INDEX, NO_TERM, Entry, EntryKind, Index, NodeId, SnapshotMeta, Term
 
 
 @dataclass(slots=True)
@@ -38,7 +38,7 @@ class PreVoteReply(Message):
 
 @dataclass(slots=True)
 class VoteRequest(Message):
-    """RequestVote (Figure 3.1). `transfer`: the leader asked for this election, so its lease is no objection."""
+    """RequestVote (Figure 3.1). `transfer`: the leader itself asked for it, so its lease is no objection."""
 
     last_index: Index
     last_term: Term
@@ -66,19 +66,20 @@ class AppendRequest(Message):
 class AppendReply(Message):
     """`index`: on disk and equal to the leader's log up to here; or, rejected, the `prev_index` refused.
 
-    The hint is the place up to which the logs may agree: the last entry of the follower, at or below `index`, whose
-    term is no greater than `prev_term` (section 5.3 of the Raft paper, end; one round trip per term at most).
+    The hint is the place up to which the logs may agree: the last entry of the follower, at or below `index`,
+    whose term is no greater than `prev_term` (section 5.3 of the Raft paper, end; one round trip per term at
+    most).
     """
 
     index: Index
     rejected: bool = False
-    hint_index: Index = Index(0)
-    hint_term: Term = Term(0)
+    hint_index: Index = NO_INDEX
+    hint_term: Term = NO_TERM
 
 
 @dataclass(slots=True)
 class HeartbeatRequest(Message):
-    """`commit` never exceeds what the receiver is known to hold. `read_round` numbers the read it confirms."""
+    """`commit` never exceeds what the receiver is known to hold; `read_round` is the read it confirms."""
 
     commit: Index
     read_round: int

@@ -3,13 +3,14 @@
     node.tick() / node.step(message) / node.propose(...) / ...        any number of them, then
     ready = node.ready()
         1. send ready.messages           (they depend on nothing that is not on disk)
-        2. put ready.write on disk       (entries, hard state, snapshot: in one fsync), then node.persisted(write)
+        2. put ready.write on disk       (in one fsync), then node.persisted(write)
         3. apply ready.committed         then node.applied(index)
         4. answer ready.reads
 
-1 to 4 need no order among themselves. What does depend on a write (votes, acknowledgements) is not in the `Ready` that
-holds the write: the core keeps it back until `persisted`, and hands it out with a later `Ready`. So a driver cannot get
-the order wrong. At most one write is out at a time; what arrives meanwhile is the next one (group commit).
+1 to 4 need no order among themselves. What does depend on a write (votes, acknowledgements) is not in the
+`Ready` that holds the write: the core keeps it back until `persisted`, and hands it out with a later `Ready`.
+So a driver cannot get the order wrong. At most one write is out at a time; what arrives meanwhile is the next
+one (group commit).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from etcdlite.raft import messages as m
 from etcdlite.raft.log import Log
 from etcdlite.raft.state import Raft, RaftConfig, ReadState
 from etcdlite.raft.types import (
+    NO_INDEX,
     NOBODY,
     ConfState,
     Entry,
@@ -45,8 +47,8 @@ class ProposalRefused(Exception):
 class Write:
     """What must be on disk, in this order: snapshot marker, entries, hard state; one fsync at the end.
 
-    Entries replace everything from the first of them on. `snapshot`, if any, replaces the whole log and is to be
-    installed in the state machine before `persisted`.
+    Entries replace everything from the first of them on. `snapshot`, if any, replaces the whole log and is to
+    be installed in the state machine before `persisted`.
     """
 
     entries: list[Entry]
@@ -103,7 +105,7 @@ class RawNode:
         snapshot: SnapshotMeta | None = None,
         entries: list[Entry] | None = None,
         conf: ConfState | None = None,
-        applied: Index = Index(0),
+        applied: Index = NO_INDEX,
     ) -> None:
         """Start from what the disk holds. `conf` is the membership at `applied`."""
         base, hard = snapshot or SnapshotMeta(), hard_state or HardState()
@@ -113,7 +115,7 @@ class RawNode:
         self._releasing: list[m.Message] = []
         self.raft.become_follower(hard.term, NOBODY)
 
-    # -- inputs ------------------------------------------------------------------------------------------------
+    # -- inputs ----------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
         """A tick of time has passed."""
@@ -158,7 +160,7 @@ class RawNode:
         election.campaign(self.raft)
 
     def leader_lost(self) -> None:
-        """The driver lost its link to the leader in a way that says it has died: do not wait the timeout out."""
+        """The driver lost its link to the leader as if that had died: do not wait the timeout out."""
         if self.raft.role is Role.FOLLOWER and self.raft.leader != NOBODY:
             self.hasten()
 
@@ -180,13 +182,13 @@ class RawNode:
             progress.become_probe()
 
     def report_snapshot(self, node: NodeId, *, ok: bool) -> None:
-        """Sending a snapshot has ended. What arrived shows in the follower's reply; a failure is tried again."""
+        """Sending a snapshot has ended. Success shows in the follower's reply; a failure is tried again."""
         progress = self.raft.progress.get(node)
         if progress is not None and progress.state is progress.state.SNAPSHOT:
             progress.become_probe()
             progress.probe_sent = ok  # wait for its reply or heartbeat before probing
 
-    # -- outputs -----------------------------------------------------------------------------------------------
+    # -- outputs ---------------------------------------------------------------------------------------------
 
     def ready(self, *, may_write: bool = True) -> Ready:
         """Everything there is to do now. Nothing is handed out twice.
@@ -222,10 +224,10 @@ class RawNode:
         """The state machine has applied everything up to `index`."""
         self.raft.log.applied_to(index)
 
-    def apply_conf(self, conf: ConfState) -> None:
-        """A committed membership change takes effect. Call it between the entries, in order."""
+    def apply_conf(self, conf: ConfState, *, removed: bool = False) -> None:
+        """A committed membership change takes effect, in the order of the log. `removed`: it took us out."""
         raft = self.raft
-        raft.conf = conf
+        raft.conf, raft.removed = conf, removed
         if raft.role is not Role.LEADER:
             return
         if raft.id not in conf.voters:
@@ -246,7 +248,7 @@ class RawNode:
         """Role and leader."""
         return SoftState(self.raft.leader, self.raft.role)
 
-    # -- inside ------------------------------------------------------------------------------------------------
+    # -- inside ----------------------------------------------------------------------------------------------
 
     def _accept_term(self, message: m.Message) -> bool:
         """The rules about terms (section 3.3). Returns whether the message is for this term."""
@@ -279,7 +281,7 @@ class RawNode:
         return True
 
     def _answer_older_term(self, message: m.Message) -> None:
-        """Tell a member that fell behind of the newer term; without this a pre-vote cluster could stay stuck."""
+        """Tell a member that fell behind of the newer term; else a pre-vote cluster could stay stuck."""
         raft = self.raft
         if isinstance(message, m.AppendRequest | m.HeartbeatRequest):
             raft.send(m.AppendReply(raft.id, message.sender, raft.term, Index(0)))
@@ -322,7 +324,7 @@ class RawNode:
                 replication.broadcast_heartbeat(raft)
 
     def _next_write(self) -> Write | None:
-        """A write if something must be on disk and none is out. A mere commit index waits for the next one."""
+        """A write if something must be on disk and none is out. A mere commit index waits for the next."""
         raft = self.raft
         if self._writing is not None:
             return None

@@ -1,7 +1,8 @@
 """Linearizable reads without a log entry: ReadIndex (section 6.4).
 
-The leader notes its commit index, which must be of its own term, and proves with one round of heartbeats that it still
-leads. Rounds are numbered; a heartbeat carries the newest, so one round confirms every read that came before it.
+The leader notes its commit index, which must be of its own term, and proves with one round of heartbeats that
+it still leads. Rounds are numbered; a heartbeat carries the newest, so one round confirms every read that
+came before it.
 """
 
 from __future__ import annotations

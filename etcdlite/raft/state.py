@@ -1,6 +1,7 @@
 """A member's Raft state and the moves all parts share: sending, changing role, starting a term.
 
-The rules live in `election`, `replication` and `reads`, as functions over this state; `node` dispatches to them.
+The rules live in `election`, `replication` and `reads`, as functions over this state; `node` dispatches to
+them.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ class ReadState:
     index: Index
 
 
-# These may leave before anything is on disk: they say nothing about what this member will remember. A leader's appends
-# run in parallel with its own fsync (section 10.2.1): it counts itself only when its own disk has them.
+# These may leave before anything is on disk: they say nothing about what this member will remember. A
+# leader's appends run in parallel with its own fsync (section 10.2.1): it counts itself only when its own
+# disk has them.
 IMMEDIATE: frozenset[type[m.Message]] = frozenset(
     {
         m.AppendRequest,
@@ -63,6 +65,7 @@ class Raft:
         self.term, self.vote = hard_state.term, hard_state.vote
         self.durable = hard_state  # what the disk remembers
         self.leader, self.role = NOBODY, Role.FOLLOWER
+        self.removed = False  # a committed change has taken this member out
         self.votes: dict[NodeId, bool] = {}
         self.progress: dict[NodeId, Progress] = {}  # leader only; holds this member too
         self.election_elapsed = self.heartbeat_elapsed = 0
@@ -71,7 +74,8 @@ class Raft:
         self.pending_conf_index = Index(0)  # leader: no new change before this is applied
         self.uncommitted_bytes = 0
         self.pending_snapshot: SnapshotMeta | None = None  # received, not yet on disk
-        # Reads (leader): rounds are numbered within the term; waiting reads are (round, requester, context, index).
+        # Reads (leader): rounds are numbered within the term; waiting reads are (round, requester, context,
+        # index).
         self.read_round = 0
         self.read_acks: dict[NodeId, int] = {}
         self.reads_waiting: list[tuple[int, NodeId, int, Index]] = []
@@ -84,7 +88,7 @@ class Raft:
         self.reset(self.term)
 
     def send(self, message: m.Message) -> None:
-        """Queue a message: now, or behind the next write to disk if it vouches for something written there."""
+        """Queue a message: now, or behind the next write to disk if it vouches for what is written there."""
         if type(message) in IMMEDIATE or (
             type(message) is m.HeartbeatReply and self.durable.term == message.term
         ):

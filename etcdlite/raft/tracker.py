@@ -1,5 +1,5 @@
-"""What a leader knows about each follower's log, and how much it may send (as in the Raft paper's section 5.3, with the
-states that etcd's raft gave it).
+"""What a leader knows about each follower's log, and how much it may send (as in the Raft paper's section
+5.3, with the states that etcd's raft gave it).
 
     PROBE      where the logs agree is unknown: one append at a time, the next on a reply or heartbeat
     REPLICATE  known: entries are sent optimistically, up to `max_inflight` unanswered appends

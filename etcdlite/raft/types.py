@@ -1,4 +1,6 @@
-"""The values Raft is made of. Section numbers are those of Ongaro's thesis, "Consensus: Bridging Theory and Practice"."""
+"""The values Raft is made of. Section numbers are those of Ongaro's thesis, "Consensus: Bridging Theory and
+Practice".
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,8 @@ Index = NewType("Index", int)
 NodeId = NewType("NodeId", int)
 
 NOBODY = NodeId(0)
+NO_TERM = Term(0)
+NO_INDEX = Index(0)
 
 
 class Role(enum.Enum):
@@ -34,7 +38,8 @@ class EntryKind(enum.IntEnum):
 class Entry:
     """One log entry. Never changed once made.
 
-    `encoded` caches the bytes it has on the wire and on disk, which are the same, so that an entry is encoded once.
+    `encoded` caches the bytes it has on the wire and on disk, which are the same, so that an entry is encoded
+    once.
     """
 
     term: Term
@@ -70,7 +75,7 @@ class ConfState:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotMeta:
-    """A snapshot stands for all entries up to `index`. `context` is the membership in the driver's encoding."""
+    """Stands for all entries up to `index`. `context` is the membership in the driver's encoding."""
 
     index: Index = Index(0)
     term: Term = Term(0)

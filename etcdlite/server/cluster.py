@@ -29,7 +29,7 @@ class Cluster:
         self._member = member
         self._requests = member.requests
 
-    async def list(self, request: rpc.MemberListRequest) -> bytes:
+    async def member_list(self, request: rpc.MemberListRequest) -> bytes:
         """All members."""
         if request.linearizable:
             await self._requests.confirm()
@@ -117,7 +117,7 @@ class Maintenance:
         """Show, raise or clear alarms."""
         if request.action == rpc.AlarmRequest.GET:
             raised = sorted(self._machine.alarms)
-            alarms = [rpc.AlarmMember(memberID=m, alarm=rpc.AlarmType.ValueType(a)) for m, a in raised]
+            alarms = [rpc.AlarmMember(memberID=m, alarm=rpc.AlarmType.Name(a)) for m, a in raised]
             answer = rpc.AlarmResponse(alarms=alarms)
         else:
             applied = await self._requests.submit(internal_pb2.InternalRaftRequest(alarm=request))
@@ -130,7 +130,7 @@ class Maintenance:
         status = self._requests.consensus.status()
         problems = [] if status.leader_id else [errors.NoLeader.text]
         problems += [
-            f"memberID:{member} alarm:{rpc.AlarmType.Name(rpc.AlarmType.ValueType(alarm))} "
+            f"memberID:{member} alarm:{rpc.AlarmType.Name(alarm)} "
             for member, alarm in sorted(self._machine.alarms)
         ]
         return rpc.StatusResponse(

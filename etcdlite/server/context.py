@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from etcdlite.consensus.node import ConsensusStatus
 from etcdlite.mvcc import wire
 from etcdlite.pb import rpc_pb2 as rpc
 from etcdlite.server.machine import Machine
@@ -37,17 +38,18 @@ class Member:
     settings: Settings
     machine: Machine
     requests: Requests
-    _prefix: tuple[tuple[int, int, int], bytes] = ((0, 0, 0), b"")
+    _identity: bytes = b""
+
+    def identify(self, status: ConsensusStatus) -> None:
+        """Take over what headers say of cluster, member and term; called whenever one of them changes."""
+        self._identity = (
+            wire.number(1, status.cluster_id) + wire.number(2, status.member_id) + wire.number(4, status.term)
+        )
 
     def header(self, revision: int | None = None) -> bytes:
         """The encoded header field of an answer; `revision` None is the store's present one."""
-        status = self.requests.consensus.status()
-        identity = (status.cluster_id, status.member_id, status.term)
-        if self._prefix[0] != identity:
-            encoded = wire.number(1, status.cluster_id) + wire.number(2, status.member_id)
-            self._prefix = (identity, encoded + wire.number(4, status.term))
         revision = self.machine.store.revision if revision is None else revision
-        return wire.chunk(_HEADER, self._prefix[1] + wire.number(3, revision))
+        return wire.chunk(_HEADER, self._identity + wire.number(3, revision))
 
     def response_header(self) -> rpc.ResponseHeader:
         """The same as a message, for the answers that are not hot."""

@@ -120,7 +120,7 @@ def _answered(member: Member, watch: WatchService) -> Mapping[str, Any]:
         "Lease/LeaseRevoke": lease.revoke,
         "Lease/LeaseTimeToLive": lease.time_to_live,
         "Lease/LeaseLeases": lease.leases,
-        "Cluster/MemberList": cluster.list,
+        "Cluster/MemberList": cluster.member_list,
         "Cluster/MemberAdd": cluster.add,
         "Cluster/MemberRemove": cluster.remove,
         "Cluster/MemberUpdate": cluster.update,

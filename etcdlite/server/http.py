@@ -85,7 +85,7 @@ async def health(member: Member, *, serializable: bool, excluded: Sequence[str])
     """Healthy means: no alarm (besides the excluded), a leader, and a read goes through."""
     reason = ""
     for _, alarm in sorted(member.machine.alarms):
-        name = rpc.AlarmType.Name(rpc.AlarmType.ValueType(alarm))
+        name = rpc.AlarmType.Name(alarm)
         if name not in excluded:
             reason = f"ALARM {name}"
     if not reason and not serializable:

@@ -36,7 +36,7 @@ COMPACT_KEYS: Final = 256  # keys compacted between two turns of the loop
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What became of a request: the store's revision after it, and its answer without header, or its error."""
+    """What became of a request: the store's revision after it, and its answer (no header) or its error."""
 
     revision: int
     body: bytes = b""
@@ -55,7 +55,7 @@ class Machine:
         on_applied: Callable[[int, Applied], None],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Open the database at `path` and load it. `on_applied` is called with each request's id and outcome."""
+        """Open the database at `path` and load it. `on_applied` gets each request's id and outcome."""
         self.quota_bytes = quota_bytes
         self.monotonic = monotonic
         self._on_applied = on_applied
@@ -212,12 +212,12 @@ class Machine:
         for member, alarm in changed:
             row = member.to_bytes(8, "big") + bytes((alarm,))
             self.store.put_row("alarm", row, b"" if (member, alarm) in self.alarms else None)
-        members = [rpc.AlarmMember(memberID=m, alarm=rpc.AlarmType.ValueType(a)) for m, a in sorted(changed)]
+        members = [rpc.AlarmMember(memberID=m, alarm=rpc.AlarmType.Name(a)) for m, a in sorted(changed)]
         return rpc.AlarmResponse(alarms=members).SerializeToString()
 
     def has_alarm(self, alarm: int) -> bool:
         """Whether any member has raised it."""
-        return any(raised == alarm for _, raised in self.alarms)
+        return bool(self.alarms) and any(raised == alarm for _, raised in self.alarms)
 
     def _refuse_without_space(self) -> None:
         if self.has_alarm(rpc.NOSPACE):

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from etcdlite.consensus.errors import ConsensusError, ProposalDropped
 from etcdlite.consensus.membership import Member, MemberChange
@@ -145,7 +145,8 @@ class Requests:
                 readers, self._readers = self._readers, []
                 await self._confirm_round(readers)
         finally:
-            for future in (*self._readers, *self._waiting.values()):
+            waiting: list[asyncio.Future[Any]] = [*self._readers, *self._waiting.values()]
+            for future in waiting:
                 if not future.done():
                     future.set_exception(errors.Stopped())
                     future.exception()  # whoever awaits it still gets it; nobody need

@@ -78,6 +78,7 @@ class EtcdServer:
         self.consensus = make_consensus(self.machine)
         self.requests.bind(self.consensus)
         self.member = Member(settings, self.machine, self.requests)
+        self.member.identify(self.consensus.status())
         self.watch = WatchService(self.member)
         self._led = False
         self._leader = 0
@@ -114,6 +115,7 @@ class EtcdServer:
         await http.serve(self.member, self.watch, self._listen.metrics_urls, self._listen.metrics_tls)
 
     def _on_change(self, status: ConsensusStatus) -> None:
+        self.member.identify(status)
         if status.leader_id and status.leader_id != self._leader:
             self._leader = status.leader_id
             self.machine.leader_changes += 1
@@ -123,7 +125,7 @@ class EtcdServer:
         self._led = status.is_leader
 
     async def _expire_leases(self) -> None:
-        """The leader proposes what its clock says; a proposal that is lost is made again in the next round."""
+        """The leader proposes what its clock says; a lost proposal is made again in the next round."""
         while True:
             await asyncio.sleep(_LEASE_INTERVAL)
             if not self._led:

@@ -8,19 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from etcdlite.mvcc.errors import KeyNotFound
-from etcdlite.mvcc.index import in_range
 from etcdlite.pb import rpc_pb2 as rpc
 from etcdlite.server import errors
+
+_SORT_ORDERS = frozenset(rpc.RangeRequest.SortOrder.values())
+_SORT_TARGETS = frozenset(rpc.RangeRequest.SortTarget.values())
 
 
 def check_range(request: rpc.RangeRequest) -> None:
     """Raises EmptyKey, InvalidSortOption."""
     if not request.key:
         raise errors.EmptyKey
-    if (
-        request.sort_order not in rpc.RangeRequest.SortOrder.values()
-        or request.sort_target not in rpc.RangeRequest.SortTarget.values()
-    ):
+    if request.sort_order not in _SORT_ORDERS or request.sort_target not in _SORT_TARGETS:
         raise errors.InvalidSortOption
 
 
@@ -103,5 +102,12 @@ def _written(operations: Sequence[rpc.RequestOp]) -> tuple[set[bytes], list[Inte
 
 def _refuse_overlap(keys: set[bytes], put: set[bytes], deleted: Sequence[Interval]) -> None:
     for key in keys:
-        if key in put or any(in_range(key, start, end) for start, end in deleted):
+        if key in put or any(_covers(start, end, key) for start, end in deleted):
             raise errors.DuplicateKey
+
+
+def _covers(start: bytes, end: bytes, key: bytes) -> bool:
+    """etcd takes the end literally here, so "from key" (one zero byte) covers nothing, and a put of a key
+    that such a delete touches is accepted. Clients may rely on that; the later operation wins.
+    """
+    return key == start if not end else start <= key < end

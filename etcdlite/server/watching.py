@@ -98,7 +98,7 @@ class _Stream:
         self._watchers: dict[int, Watcher] = {}
         self._next_id = 0
         self._progress_wanted = False
-        self._failure: errors.StoreError | None = None
+        self._failure: mvcc.StoreError | None = None
         self._ended = False
 
     async def run(self) -> None:
@@ -120,7 +120,7 @@ class _Stream:
         if self._require_leader:
             self._end(errors.NoLeader())
 
-    def _end(self, failure: errors.StoreError | None = None) -> None:
+    def _end(self, failure: mvcc.StoreError | None = None) -> None:
         self._failure, self._ended = failure, True
         self._ready.set()
 

@@ -3,7 +3,8 @@
 Durable order, and why any crash in between is harmless:
 
 * A batch is one write and one sync. Before the sync nobody was told; a torn batch is cut at the next open.
-* A new segment is written under a temporary name, synced, renamed, and its folder synced, before its first batch.
+* A new segment is written under a temporary name, synced, renamed, and its folder synced, before its first
+  batch.
   It repeats metadata, snapshot marker and hard state, so the segments before it may go.
 * Segments are removed, oldest first, only when a marker that makes them needless is synced.
 * The very first segment appears by that same rename: a log exists whole or not at all.
@@ -39,13 +40,15 @@ class Recovered:
         first = self.entries[0].index if self.entries else entry.index
         position = entry.index - first
         if position > len(self.entries):
-            raise ValueError(f"entry {entry.index} does not follow entries {first} to {self.entries[-1].index}")
+            raise ValueError(
+                f"entry {entry.index} does not follow entries {first} to {self.entries[-1].index}"
+            )
         # Below `first`: what it followed is in a segment that has been purged; `check` looks at the outcome.
         del self.entries[max(position, 0) :]
         self.entries.append(entry)
 
     def take_snapshot(self, meta: SnapshotMeta) -> None:
-        """A marker within the log drops what it covers; one that the log does not contain replaces the log."""
+        """A marker within the log drops what it covers; one that the log lacks replaces the log."""
         if meta.index <= self.snapshot.index:
             return  # repeated at the head of a segment
         self.snapshot = meta
@@ -84,7 +87,7 @@ class Wal:
         self._file: File | None = None
         self._size = self._chain = self._sequence = 0
 
-    # -- opening -----------------------------------------------------------------------------------------------
+    # -- opening ---------------------------------------------------------------------------------------------
 
     @staticmethod
     def exists(disk: Disk, folder: str) -> bool:
@@ -110,7 +113,9 @@ class Wal:
                 disk.remove(f"{folder}/{name}")
         paths = [f"{folder}/{name}" for name in names if name.endswith(SUFFIX)]
         numbers = [_sequence_of(path) for path in paths]
-        for path, number, expected in zip(paths, numbers, range(numbers[0], numbers[0] + len(numbers)), strict=True):
+        for path, number, expected in zip(
+            paths, numbers, range(numbers[0], numbers[0] + len(numbers)), strict=True
+        ):
             if number != expected:
                 raise WalCorrupt(path, 0, f"segment {expected} is missing")
         reader = _Reader(disk)
@@ -129,7 +134,7 @@ class Wal:
             self._file.close()
             self._file = None
 
-    # -- appending ---------------------------------------------------------------------------------------------
+    # -- appending -------------------------------------------------------------------------------------------
 
     def append(
         self, entries: Sequence[Entry], hard_state: HardState | None, snapshot: SnapshotMeta | None
@@ -262,7 +267,9 @@ def _sequence_of(path: str) -> int:
 
 
 def _chain_of(path: str, data: bytes) -> int:
-    """The chain that the first segment left begins with, as its own head tells; the head's checksum covers it."""
+    """The chain that the first segment left begins with, as its own head tells; the head's checksum covers
+    it.
+    """
     length = int.from_bytes(data[:4], "little")
     try:
         return codec.decode_metadata(data[HEADER_BYTES : HEADER_BYTES + length])[1]

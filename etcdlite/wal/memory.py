@@ -1,7 +1,8 @@
 """A disk in memory that loses what was not synced, for tests and simulation.
 
-A crash keeps of every file what was synced and a random part of the rest, possibly with sectors of zeros in it, and of
-the folders' changes since their sync a random run of the first ones (journalling file systems keep their order).
+A crash keeps of every file what was synced and a random part of the rest, possibly with sectors of zeros in
+it, and of the folders' changes since their sync a random run of the first ones (journalling file systems keep
+their order).
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     length u32 | kind u8 | head u32 | body u32 | payload          (little endian)
 
-`head` is the CRC32C of the five bytes before it, so a damaged length is seen as damage, not as a record that runs past
-the end. `body` is the CRC32C of kind and payload, continued from the `body` of the record before: a record that is
-missing, doubled or out of place breaks the chain.
+`head` is the CRC32C of the five bytes before it, so a damaged length is seen as damage, not as a record that
+runs past the end. `body` is the CRC32C of kind and payload, continued from the `body` of the record before: a
+record that is missing, doubled or out of place breaks the chain.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def put_record(buffer: bytearray, kind: RecordKind, payload: bytes, chain: int) 
 def read_records(path: str, data: bytes, chain: int, *, last: bool) -> Iterator[Record]:
     """The records of one segment.
 
-    Ends early, at the last whole record, where the rest of the last segment is a write that a crash cut short.
-    Raises WalCorrupt for any other damage.
+    Ends early, at the last whole record, where the rest of the last segment is a write that a crash cut
+    short. Raises WalCorrupt for any other damage.
     """
     offset = 0
     while offset < len(data):
@@ -79,30 +79,33 @@ def read_records(path: str, data: bytes, chain: int, *, last: bool) -> Iterator[
 
 def _read_record(path: str, data: bytes, offset: int, chain: int, *, last: bool) -> Record | None:
     if offset + HEADER_BYTES > len(data):
-        return _torn_or_raise(path, offset, "header runs past the end", torn=last)
+        return _torn(path, offset, "header runs past the end", torn=last)
     head = data[offset : offset + _HEAD.size]
     head_sum, body_sum = _SUMS.unpack_from(data, offset + _HEAD.size)
     if _value(head) != head_sum:
-        return _torn_or_raise(path, offset, "bad header checksum", torn=last and _zero(data, offset, len(data)))
+        torn = last and _has_zero_sector(data, offset, offset + HEADER_BYTES)
+        return _torn(path, offset, "bad header checksum", torn=torn)
     length, kind = _HEAD.unpack(head)
     start = offset + HEADER_BYTES
     end = start + length
     if end > len(data):
-        return _torn_or_raise(path, offset, "record runs past the end", torn=last)
+        return _torn(path, offset, "record runs past the end", torn=last)
     payload = data[start:end]
     found = _extend(_extend(chain, bytes([kind])), payload)
     if found != body_sum:
         torn = last and _has_zero_sector(data, start, end)
-        return _torn_or_raise(path, offset, "bad checksum", torn=torn)
+        return _torn(path, offset, "bad checksum", torn=torn)
     try:
         return Record(RecordKind(kind), payload, found, end)
     except ValueError:
         raise WalCorrupt(path, offset, f"unknown record kind {kind}") from None
 
 
-def _torn_or_raise(path: str, offset: int, reason: str, *, torn: bool) -> None:
+def _torn(path: str, offset: int, reason: str, *, torn: bool) -> Record | None:
+    """No record, if a crash explains it."""
     if not torn:
         raise WalCorrupt(path, offset, reason)
+    return None
 
 
 def _zero(data: bytes, start: int, end: int) -> bool:

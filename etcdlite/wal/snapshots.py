@@ -2,8 +2,8 @@
 
     magic | head length u32 | head | { length u32 | checksum u32 | chunk }* | 0 u32 | checksum u32
 
-Checksums are CRC32C, chained from the head on, so that a missing, doubled or damaged chunk shows. A file is written
-under a temporary name, synced and renamed: under its final name it is whole.
+Checksums are CRC32C, chained from the head on, so that a missing, doubled or damaged chunk shows. A file is
+written under a temporary name, synced and renamed: under its final name it is whole.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """CRI v1 over gRPC: the runtime is another process behind a Unix socket.
 
-Every call has a deadline, and gRPC's status codes become the port's exceptions. The channel is opened by the first
-call, so that importing this module or building a client starts nothing.
+Every call has a deadline, and gRPC's status codes become the port's exceptions. The channel is opened by
+the first call, so that importing this module or building a client starts nothing.
 """
 
 from __future__ import annotations
@@ -42,7 +42,11 @@ class CriRuntime:
                 ("grpc.enable_http_proxy", 0),
             ]
             self._channel = grpc.aio.insecure_channel(self.endpoint, options=options)
-            self._stubs = (stubs.RuntimeServiceStub(self._channel), stubs.ImageServiceStub(self._channel))
+            generated: Any = stubs  # protoc writes its stubs without types
+            self._stubs = (
+                generated.RuntimeServiceStub(self._channel),
+                generated.ImageServiceStub(self._channel),
+            )
         return self._stubs
 
     async def _call(

@@ -1,7 +1,8 @@
 """A runtime in memory that passes the same suite as the real ones.
 
-Containers run until `exit_container` is called; a command of the form `exit N` ends at once with that code, and a
-missing image fails like a registry that does not know it. The clock is handed in, so that histories are exact.
+Containers run until `exit_container` is called; a command of the form `exit N` ends at once with that code,
+and a missing image fails like a registry that does not know it. The clock is handed in, so that histories
+are exact.
 """
 
 from __future__ import annotations

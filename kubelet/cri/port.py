@@ -1,8 +1,8 @@
 """What the kubelet needs of a container runtime.
 
-The messages are CRI v1's own (`kubelet.cri.pb`), so that a runtime behind a socket, an embedded one and the fake are
-interchangeable. Every call may raise `RuntimeFailure`; ids that are gone raise `NotFound`. `stop_*` and `remove_*` are
-idempotent: what is gone already is no failure.
+The messages are CRI v1's own (`kubelet.cri.pb`), so that a runtime behind a socket, an embedded one and the
+fake are interchangeable. Every call may raise `RuntimeFailure`; ids that are gone raise `NotFound`.
+`stop_*` and `remove_*` are idempotent: what is gone already is no failure.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ class NodeAgent:
         return node_status(self._spec, self._machine, version=version, images=images, made=made)
 
     async def report(self) -> None:
-        """Write the status if it changed, or if it was not written for long. Raises what the client raises."""
+        """Write the status if it changed, or was not written for long. Raises what the client raises."""
         status = await self._status()
         now = self._clock.monotonic()
         same = self._reported is not None and essence(self._reported) == essence(status)

@@ -92,7 +92,7 @@ def free(root: Path) -> Free:
 
 
 def resolver(path: str) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Servers, searches and options of a resolv.conf; all empty when it cannot be read or no path is given."""
+    """Servers, searches and options of a resolv.conf; all empty when there is none."""
     found: Mapping[str, list[str]] = {"nameserver": [], "search": [], "options": []}
     for line in _read(path).splitlines() if path else ():
         words = line.partition("#")[0].split()

@@ -134,10 +134,9 @@ def _seccomp(*contexts: Mapping[str, Any]) -> pb.SecurityProfile:
     for context in contexts:
         profile = context.get("seccompProfile")
         if profile:
-            kind = pb.SecurityProfile.ProfileType.Value(profile["type"])
             local = profile.get("localhostProfile", "")
             where = f"/var/lib/kubelet/seccomp/{local}" if local else ""
-            return pb.SecurityProfile(profile_type=kind, localhost_ref=where)
+            return pb.SecurityProfile(profile_type=profile["type"], localhost_ref=where)
     return pb.SecurityProfile(profile_type=pb.SecurityProfile.Unconfined)
 
 
@@ -195,7 +194,7 @@ def _port_mappings(spec: Mapping[str, Any]) -> list[pb.PortMapping]:
     sidecars = [c for c in spec.get("initContainers", []) if c.get("restartPolicy") == "Always"]
     return [
         pb.PortMapping(
-            protocol=pb.Protocol.Value(port.get("protocol", "TCP")),
+            protocol=port.get("protocol", "TCP"),
             container_port=port["containerPort"],
             host_port=port["hostPort"],
             host_ip=port.get("hostIP", ""),
@@ -209,7 +208,9 @@ def _port_mappings(spec: Mapping[str, Any]) -> list[pb.PortMapping]:
 def security_context(
     pod: Mapping[str, Any], container: Mapping[str, Any], image: pb.Image | None
 ) -> pb.LinuxContainerSecurityContext:
-    """Identity and confinement of a container: its own context over the pod's; `ConfigError` if root is forbidden."""
+    """Identity and confinement of a container: its own context over the pod's; `ConfigError` if root is
+    forbidden.
+    """
     of_pod = pod["spec"].get("securityContext") or {}
     own = container.get("securityContext") or {}
     merged = {**{k: of_pod[k] for k in ("runAsUser", "runAsGroup", "runAsNonRoot") if k in of_pod}, **own}

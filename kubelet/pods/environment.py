@@ -1,7 +1,7 @@
 """The environment of a container: where its values come from and how they refer to one another.
 
-Order and precedence are Kubernetes': service variables first, then `envFrom` in order, then `env` in order; a later
-name wins, and an `env` value may refer by `$(NAME)` to what came before it.
+Order and precedence are Kubernetes': service variables first, then `envFrom` in order, then `env` in order;
+a later name wins, and an `env` value may refer by `$(NAME)` to what came before it.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def environment(pod: Mapping[str, Any], container: Mapping[str, Any], sources: S
 
 
 def service_variables(services: Iterable[Mapping[str, Any]], namespace: str, linked: bool) -> dict[str, str]:
-    """`NAME_SERVICE_HOST` and its kin: of `default/kubernetes` always, of the pod's own namespace when linked."""
+    """`NAME_SERVICE_HOST` and its kin: of `default/kubernetes` always, of the pod's own namespace when
+    linked.
+    """
     out: dict[str, str] = {}
     for service in services:
         metadata, spec = service["metadata"], service.get("spec") or {}

@@ -1,7 +1,7 @@
 """`$(NAME)` in commands, arguments and environment values, by the rules of Kubernetes' container API.
 
-`$(NAME)` becomes the variable's value; `$$` becomes `$`, so `$$(NAME)` stays `$(NAME)`; a reference to an unknown
-variable stays as it is.
+`$(NAME)` becomes the variable's value; `$$` becomes `$`, so `$$(NAME)` stays `$(NAME)`; a reference to an
+unknown variable stays as it is.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the runtime says about a pod, and the marks by which a restarted kubelet finds its pods again.
 
-Everything the kubelet must remember about a running pod is written on the sandbox and its containers as labels and
-annotations (the names are Kubernetes' own), so there is no state of our own to lose.
+Everything the kubelet must remember about a running pod is written on the sandbox and its containers as
+labels and annotations (the names are Kubernetes' own), so there is no state of our own to lose.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ class PodView:
 def fingerprint(container: Mapping[str, Any]) -> str:
     """Which spec a container was made from: it is killed and made anew when this changes.
 
-    Only the image of a running pod's container may change through the API, so only name and image count, as in
-    Kubernetes since 1.31.
+    Only the image of a running pod's container may change through the API, so only name and image count, as
+    in Kubernetes since 1.31.
     """
     what = orjson.dumps([container["name"], container.get("image", "")])
     return hashlib.blake2b(what, digest_size=4).hexdigest()

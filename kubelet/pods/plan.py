@@ -1,10 +1,10 @@
 """The pod plan: from a spec and what the runtime has, the next steps. Pure; nothing here waits or acts.
 
-The rules are those of Kubernetes' `computePodActions`: no ready sandbox means a new one, and with it everything anew;
-init containers run one after another, each to success; a restartable init container (sidecar, KEP-753) must have
-started before the next may; then all containers run at once, and are restarted as the restart policy says, not before
-their back-off has passed. A plan is executed at most once and then computed anew from fresh observation, so every step
-may fail without harm.
+The rules are those of Kubernetes' `computePodActions`: no ready sandbox means a new one, and with it
+everything anew; init containers run one after another, each to success; a restartable init container
+(sidecar, KEP-753) must have started before the next may; then all containers run at once, and are restarted
+as the restart policy says, not before their back-off has passed. A plan is executed at most once and then
+computed anew from fresh observation, so every step may fail without harm.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class StartContainer:
 
 @dataclass(frozen=True, slots=True)
 class KillContainer:
-    """Stop this container; `message` is told in the Killing event, `restart` says whether a successor comes."""
+    """Stop this container; `message` is told in the Killing event, `restart` says whether a successor
+    comes.
+    """
 
     id: str
     name: str
@@ -39,7 +41,9 @@ class KillContainer:
 
 @dataclass(frozen=True, slots=True)
 class PodActions:
-    """What to do now, in this order: kill the pod, or kill containers; create the sandbox; start containers."""
+    """What to do now, in this order: kill the pod, or kill containers; create the sandbox; start
+    containers.
+    """
 
     kill_pod: bool = False
     create_sandbox: bool = False
@@ -110,7 +114,9 @@ def _next_attempt(view: PodView) -> int:
 def _new_sandbox(
     spec: Mapping[str, Any], view: PodView, policy: str, now: float, backoffs: Mapping[str, Backoff]
 ) -> PodActions:
-    """The pod has no living sandbox: it starts from the beginning, unless its policy says that it has had its run."""
+    """The pod has no living sandbox: it starts from the beginning, unless its policy says that it has had
+    its run.
+    """
     if view.sandboxes and policy == "Never" and view.containers:
         return PodActions(kill_pod=view.alive)
     wanted = [
@@ -143,7 +149,9 @@ def _ready_at(name: str, last: ContainerView | None, backoffs: Mapping[str, Back
 
 
 def _finished(spec: Mapping[str, Any], view: PodView, policy: str) -> bool:
-    """Every container has ended for good, or an init container has failed for good: only the sandbox is left."""
+    """Every container has ended for good, or an init container has failed for good: only the sandbox is
+    left.
+    """
     sandbox = view.sandbox
     assert sandbox is not None
     if policy == "Always":
@@ -255,6 +263,8 @@ class _Planner:
         self.start.append(StartContainer(current.name, current.attempt + 1, init))
 
     def _unhealthy(self, current: ContainerView, init: bool, message: str, reason: str) -> None:
-        """A failed probe kills; whether a successor follows, and after which back-off, the next pass decides."""
+        """A failed probe kills; whether a successor follows, and after which back-off, the next pass
+        decides.
+        """
         will = ", will be restarted" if self.policy != "Never" or init else ""
         self.kill.append(KillContainer(current.id, current.name, message + will, reason))

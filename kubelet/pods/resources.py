@@ -1,7 +1,8 @@
 """What a pod may use: quality of service, cgroup figures, and the node's share.
 
-The numbers follow Kubernetes: 1024 CPU shares a core (2 at least), a CFS period of 100 ms (quota 1 ms at least), and
-the OOM scores of KEP "node-allocatable" (-997 guaranteed, 1000 best effort, in between by memory request).
+The numbers follow Kubernetes: 1024 CPU shares a core (2 at least), a CFS period of 100 ms (quota 1 ms at
+least), and the OOM scores of KEP "node-allocatable" (-997 guaranteed, 1000 best effort, in between by
+memory request).
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def _all_containers(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def qos_class(spec: Mapping[str, Any]) -> str:
-    """Guaranteed when every container's requests equal its limits for cpu and memory; BestEffort when none has any."""
+    """Guaranteed when every container's requests equal its limits for cpu and memory; BestEffort when none
+    has any.
+    """
     any_set, all_equal = False, True
     for container in _all_containers(spec):
         resources = container.get("resources") or {}
@@ -89,7 +92,8 @@ def cpu_shares(milli_cpu: int) -> int:
 
 
 def pod_request(spec: Mapping[str, Any], resource: str) -> int:
-    """What a pod asks for, in thousandths: the larger of its containers together and its greediest init container.
+    """What a pod asks for, in thousandths: the larger of its containers together and its greediest init
+    container.
 
     A sidecar counts with the containers, and with every init container after it (KEP-753).
     """

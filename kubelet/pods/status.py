@@ -1,7 +1,7 @@
 """The status of a pod as its API object shows it: phase, conditions, container states. Pure.
 
-Phases and reasons are Kubernetes': a pod is Pending until its init containers are done and every container has
-started, Running while one runs or will be restarted, Succeeded or Failed when none will run again.
+Phases and reasons are Kubernetes': a pod is Pending until its init containers are done and every container
+has started, Running while one runs or will be restarted, Succeeded or Failed when none will run again.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from kubelet.pods.observed import CREATED, EXITED, RUNNING, ContainerView, PodVi
 from kubelet.pods.plan import restartable, should_restart
 from kubelet.pods.resources import qos_class
 
+OVER = ("Succeeded", "Failed")
 OWN_CONDITIONS = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled")
 
 Status = dict[str, Any]
@@ -68,6 +69,9 @@ def pod_status(pod: Mapping[str, Any], view: PodView, facts: Facts) -> Status:
         del status["observedGeneration"]
     if init:
         status["initContainerStatuses"] = init
+    if facts.failed and view.empty:
+        status["containerStatuses"] = []
+        status.pop("initContainerStatuses", None)
     if facts.failed:
         status["reason"], status["message"] = facts.failed
     if facts.host_ips:
@@ -76,7 +80,8 @@ def pod_status(pod: Mapping[str, Any], view: PodView, facts: Facts) -> Status:
     ips = pod_ips(spec, view, facts.host_ips)
     if ips:
         status["podIP"], status["podIPs"] = ips[0], [{"ip": ip} for ip in ips]
-    elif facts.finished and old.get("podIP"):
+    elif old.get("podIP") and (facts.finished or facts.terminating or status["phase"] in OVER):
+        # The address went with the sandbox; readers of an ended pod still see which it was.
         status["podIP"], status["podIPs"] = old["podIP"], old.get("podIPs", [{"ip": old["podIP"]}])
     status["conditions"] = _conditions(pod, view, status, facts)
     return status
@@ -158,7 +163,9 @@ def _after_exit(
     *,
     init: bool,
 ) -> None:
-    """An ended container shows its end; one that rests before a restart shows why it waits, its end as last state."""
+    """An ended container shows its end; one that rests before a restart shows why it waits, its end as last
+    state.
+    """
     status["state"] = _terminated(current)
     if init and not restartable(container) and current.exit_code == 0:
         status["ready"] = True

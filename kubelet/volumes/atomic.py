@@ -1,8 +1,8 @@
 """Replace the content of a directory in one step, while processes read it.
 
-The layout is Kubernetes': real files lie in a directory named by time, `..data` is a symbolic link to it, and every
-visible name is a link through `..data`. One rename of the link changes all files at once; a crash at any point leaves
-either the old content or the new, and litter that the next write removes.
+The layout is Kubernetes': real files lie in a directory named by time, `..data` is a symbolic link to it,
+and every visible name is a link through `..data`. One rename of the link changes all files at once; a crash
+at any point leaves either the old content or the new, and litter that the next write removes.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def write(
         place.chmod(file.mode)
         if group is not None or owner is not None:
             os.chown(place, -1 if owner is None else owner, -1 if group is None else group)
-    before = os.readlink(target / DATA) if (target / DATA).is_symlink() else None
+    before = str((target / DATA).readlink()) if (target / DATA).is_symlink() else None
     swap = target / "..data_tmp"
     swap.symlink_to(fresh.name)
     swap.rename(target / DATA)
@@ -85,7 +85,7 @@ def _link(target: Path, wanted: set[str]) -> None:
 
 def _sweep(target: Path) -> None:
     """Remove what a crash between two steps left."""
-    current = os.readlink(target / DATA) if (target / DATA).is_symlink() else ""
+    current = str((target / DATA).readlink()) if (target / DATA).is_symlink() else ""
     for entry in target.iterdir():
         if entry.name == "..data_tmp":
             entry.unlink()

@@ -1,4 +1,6 @@
-"""Volumes on the machine itself: hostPath with its type checks, emptyDir on disk or in memory. Blocking calls."""
+"""Volumes on the machine itself: hostPath with its type checks, emptyDir on disk or in memory. Blocking
+calls.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ from kubelet.volumes.payload import VolumeError
 
 _libc = ctypes.CDLL(None, use_errno=True)
 MNT_DETACH = 2
+MOUNTS = Path("/proc/self/mountinfo")
 
 _KINDS = {
     "Directory": (stat.S_ISDIR, "is not a directory"),
@@ -81,11 +84,11 @@ def remove_tree(root: Path) -> None:
     if not root.exists():
         return
     prefix = f"{root}/"
-    with open("/proc/self/mountinfo") as table:
+    with MOUNTS.open() as table:
         below = [line.split()[4] for line in table]
     for place in sorted((place for place in below if place.startswith(prefix)), reverse=True):
         unmount(Path(place))
-    with open("/proc/self/mountinfo") as table:
+    with MOUNTS.open() as table:
         if any(line.split()[4].startswith(prefix) for line in table):
             raise OSError(f"{root}: something is still mounted below")
     shutil.rmtree(root)

@@ -1,7 +1,7 @@
 """Sets up a pod's volumes, keeps their content fresh, and removes them when the pod has ended.
 
-There is no table of what is mounted: every step is idempotent and looks at the disk, so a restarted kubelet goes on
-where the last one stopped.
+There is no table of what is mounted: every step is idempotent and looks at the disk, so a restarted kubelet
+goes on where the last one stopped.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class VolumeManager:
         return {entry.name for entry in self.root.iterdir()} if self.root.exists() else set()
 
     async def ensure(self, pod: Pod) -> dict[str, Path]:
-        """Set up or refresh every volume; returns their places. Raises `VolumeError` with what is wrong first."""
+        """Set up or refresh every volume; returns their places. Raises `VolumeError` with what is wrong
+        first.
+        """
         wanted = pod["spec"].get("volumes", [])
         places = await asyncio.gather(*(self._one(pod, volume) for volume in wanted))
         return {volume["name"]: place for volume, place in zip(wanted, places, strict=True)}
@@ -69,9 +71,8 @@ class VolumeManager:
             return await asyncio.to_thread(host.check_host_path, volume["hostPath"])
         directory = kind.replace("configMap", "configmap").replace("emptyDir", "empty-dir")
         directory = directory.replace("downwardAPI", "downward-api")
-        place = (
-            self.pod_dir(pod["metadata"]["uid"]) / "volumes" / f"kubernetes.io~{directory}" / volume["name"]
-        )
+        volumes = self.pod_dir(pod["metadata"]["uid"]) / "volumes"
+        place: Path = volumes / f"kubernetes.io~{directory}" / volume["name"]
         group = (pod["spec"].get("securityContext") or {}).get("fsGroup")
         if kind == "emptyDir":
             await asyncio.to_thread(host.make_empty_dir, place, volume["emptyDir"] or {}, group)

@@ -1,11 +1,14 @@
-"""A small apiserver in memory: just what a kubelet asks of one, over real HTTP, so that whole agents can be tested.
+"""A small apiserver in memory: just what a kubelet asks of one, over real HTTP, so that whole agents can be
+tested.
 
-It keeps objects by path, streams watches, merges patches, grants tokens and answers reviews. It knows no schema.
+It keeps objects by path, streams watches, merges patches, grants tokens and answers reviews. It knows no
+schema.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import uuid
 from collections.abc import Awaitable, Callable
@@ -38,7 +41,11 @@ class MemoryApi:
         """Store an object and tell the watchers."""
         event = kind or ("MODIFIED" if path in self.objects else "ADDED")
         self.revision = next(self._revisions)
-        metadata = {"uid": str(uuid.uuid4()), **obj.get("metadata", {}), "resourceVersion": str(self.revision)}
+        metadata = {
+            "uid": str(uuid.uuid4()),
+            **obj.get("metadata", {}),
+            "resourceVersion": str(self.revision),
+        }
         obj = {**obj, "metadata": metadata}
         self.objects[path] = obj
         if event == "DELETED":
@@ -88,12 +95,17 @@ class MemoryApi:
         status, answer = await self._handle(method, path, query, orjson.loads(body) if body else {})
         await _respond(send, status, answer)
 
-    async def _handle(self, method: str, path: str, query: dict[str, str], body: Object) -> tuple[int, Object]:
+    async def _handle(
+        self, method: str, path: str, query: dict[str, str], body: Object
+    ) -> tuple[int, Object]:
         last = path.rsplit("/", 1)[1]
         if last in ("subjectaccessreviews", "tokenreviews"):
             return 201, self._review(last, body)
         if last == "token":
-            status = {"token": f"token-for-{path.split('/')[-2]}", "expirationTimestamp": "2099-01-01T00:00:00Z"}
+            status = {
+                "token": f"token-for-{path.split('/')[-2]}",
+                "expirationTimestamp": "2099-01-01T00:00:00Z",
+            }
             return 201, {"status": status}
         if method == "POST":
             name = body["metadata"].get("name") or body["metadata"]["generateName"] + str(self.revision)
@@ -130,8 +142,15 @@ class MemoryApi:
             return {**body, "status": {"authenticated": user is not None, "user": user or {}}}
         return {**body, "status": {"allowed": self.allow(body["spec"])}}
 
+    def _newer(self, revision: int) -> bool:
+        return self.revision > revision
+
     async def _watch(self, path: str, query: dict[str, str], receive: Any, send: Any) -> None:
-        start = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]}
+        start = {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-type", b"application/json")],
+        }
         await send(start)
         sent = int(query.get("resourceVersion") or 0)
 
@@ -145,7 +164,7 @@ class MemoryApi:
                         line = orjson.dumps({"type": event, "object": obj}) + b"\n"
                         await send({"type": "http.response.body", "body": line, "more_body": True})
                 async with self.changed:
-                    await self.changed.wait_for(lambda: self.revision > sent)
+                    await self.changed.wait_for(functools.partial(self._newer, sent))
 
         async with asyncio.TaskGroup() as group:
             task = group.create_task(stream())

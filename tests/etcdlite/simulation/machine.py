@@ -1,4 +1,6 @@
-"""A state machine for the simulation: the list of everything applied, which survives a crash only up to a point."""
+"""A state machine for the simulation: the list of everything applied, which survives a crash only up to a
+point.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ class SimMachine:
 
     def __init__(self, rng: random.Random, on_apply: Callable[[Entry], None]) -> None:
         self.history: list[tuple[int, int, bytes]] = []
-        self.durable_index = 0
+        self.durable_index = self.installed = 0
         self._rng, self.on_apply = rng, on_apply
 
     @property
@@ -51,3 +53,4 @@ class SimMachine:
         history = [(i, t, d.encode("latin1")) for i, t, d in json.loads(b"".join(chunks))]
         assert history[-1][:2] == (index, term)
         self.history, self.durable_index = history, index
+        self.installed += 1

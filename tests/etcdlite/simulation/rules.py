@@ -22,7 +22,7 @@ class Rules:
     def __init__(self) -> None:
         self.leaders: dict[int, int] = {}  # term -> member
         self.votes: dict[tuple[int, int], int] = {}  # (member, term) -> its vote on disk
-        self.entries: dict[tuple[int, int], tuple[bytes, int | None]] = {}  # (index, term) -> data, term before
+        self.entries: dict[tuple[int, int], tuple[bytes, int | None]] = {}  # by index, term
         self.committed: dict[int, tuple[int, bytes]] = {}  # index -> term, data of what some member applied
         self.acknowledged: dict[bytes, int] = {}
         self.acknowledged_index = 0
@@ -89,7 +89,9 @@ class Rules:
         """Linearizable reads: never older than a write acknowledged before the read was asked."""
         self.reads += 1
         if index < required:
-            raise Violation(f"read {context} at member {member.id}: index {index}, acknowledged was {required}")
+            raise Violation(
+                f"read {context} at member {member.id}: index {index}, acknowledged was {required}"
+            )
 
     def complete(self, member: SimMember) -> None:
         """At the end: nothing acknowledged is missing."""

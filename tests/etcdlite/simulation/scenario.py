@@ -23,7 +23,9 @@ class Outcome:
     acknowledged: int
     reads: int
     crashes: int
-    snapshots: int
+    installed: int
+    compacted: int
+    members: int
 
 
 class Scenario:
@@ -67,7 +69,9 @@ class Scenario:
             len(rules.acknowledged),
             rules.reads,
             self.crashes,
+            sum(x.machine.installed for x in self.world.members.values()),
             sum(1 for x in self.world.members.values() if x.engine and x.engine.node.raft.log.base > 0),
+            len(self.world.members),
         )
 
     def _any(self) -> SimMember:
@@ -85,7 +89,7 @@ class Scenario:
             self.rng.choice(self.faults)()
             self.world.at(self.rng.expovariate(1 / self.between_faults), self._fault)
 
-    # -- faults ------------------------------------------------------------------------------------------------
+    # -- faults ----------------------------------------------------------------------------------------------
 
     def _restart_later(self, member: SimMember) -> None:
         def restart() -> None:
@@ -122,7 +126,9 @@ class Scenario:
     def _storm(self) -> None:
         rng = self.rng
         cut = self.world.weather.cut
-        self.world.weather = Weather(rng.choice((0, 0.1, 0.3)), rng.choice((0, 0.2)), 0.1, rng.uniform(0.5, 15), cut)
+        self.world.weather = Weather(
+            rng.choice((0, 0.1, 0.3)), rng.choice((0, 0.2)), 0.1, rng.uniform(0.5, 15), cut
+        )
 
     def _transfer(self) -> None:
         target = NodeId(self._any().id)
@@ -142,7 +148,7 @@ class Scenario:
         if leader is not None and leader.engine is not None and len(leader.engine.membership.members) > 2:
             self.world.change(MemberChange(ChangeKind.REMOVE, Member(self._any().id)))
 
-    # -- the end -----------------------------------------------------------------------------------------------
+    # -- the end ---------------------------------------------------------------------------------------------
 
     def _calm_down(self) -> None:
         self.world.weather, self.world.disk_delay = Weather(0, 0, 0, 1), 1
@@ -155,7 +161,11 @@ class Scenario:
         leader = self.world.leader()
         if leader is None or leader.engine is None:
             return []
-        return [self.world.members[node] for node in leader.engine.membership.members if node in self.world.members]
+        return [
+            self.world.members[node]
+            for node in leader.engine.membership.members
+            if node in self.world.members
+        ]
 
     def _converged(self) -> bool:
         leader, members = self.world.leader(), self._current()

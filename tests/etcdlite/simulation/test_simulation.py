@@ -27,7 +27,9 @@ def test_no_rule_breaks_under_faults(block: int) -> None:
         try:
             outcome = Scenario(seed).run()
         except Exception as reason:
-            raise AssertionError(f"seed {seed}: python -m tests.etcdlite.simulation --seeds 1 --start {seed}") from reason
+            raise AssertionError(
+                f"seed {seed}: python -m tests.etcdlite.simulation --seeds 1 --start {seed}"
+            ) from reason
         assert outcome.acknowledged and outcome.reads, f"seed {seed} proves nothing"
 
 
@@ -35,7 +37,7 @@ def test_a_seed_replays_exactly() -> None:
     assert Scenario(3).run() == Scenario(3).run()
 
 
-# -- broken cores: each must be caught -------------------------------------------------------------------------
+# -- broken cores: each must be caught -----------------------------------------------------------------------
 
 
 def half_is_a_majority(patch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
-"""A cluster in one thread under one seed: virtual time, a bad network, disks that forget, and rules that must hold.
+"""A cluster in one thread under one seed: virtual time, a bad network, disks that forget, and rules that must
+hold.
 
-Everything between the members' engines and the hardware is simulated; the engines, the Raft core, the log on disk and
-the encoding of messages are the real ones.
+Everything between the members' engines and the hardware is simulated; the engines, the Raft core, the log on
+disk and the encoding of messages are the real ones.
 """
 
 from __future__ import annotations
@@ -104,7 +105,9 @@ class SimMember:
         assert self.engine is not None
         effects = self.engine.advance()
         for answer in effects.reads:
-            self.world.rules.read_answered(self, answer.context, answer.index, self.reads.pop(answer.context, 0))
+            self.world.rules.read_answered(
+                self, answer.context, answer.index, self.reads.pop(answer.context, 0)
+            )
         for message in effects.messages:
             self.world.send(self, message)
         if effects.job is not None:
@@ -144,7 +147,7 @@ class World:
             member.start()
             self._tick(member)
 
-    # -- time --------------------------------------------------------------------------------------------------
+    # -- time ------------------------------------------------------------------------------------------------
 
     def at(self, delay: float, action: Callable[[], None]) -> None:
         """Run `action` after `delay` milliseconds."""
@@ -167,7 +170,7 @@ class World:
         member.act(lambda engine: engine.node.tick())
         self.at(TICK * self.rng.uniform(0.8, 1.2), lambda: self._tick(member))
 
-    # -- network -----------------------------------------------------------------------------------------------
+    # -- network ---------------------------------------------------------------------------------------------
 
     def send(self, sender: SimMember, message: m.Message) -> None:
         """Carry a message, or lose it, or carry it twice."""
@@ -175,7 +178,8 @@ class World:
             self._send_snapshot(sender, message)
             return
         encoded = wire.encode_message(message)
-        # A proposal delivered twice is written twice: the one message for which the transport must not repeat itself.
+        # A proposal delivered twice is written twice: the one message for which the transport must not repeat
+        # itself.
         twice = self.rng.random() < self.weather.duplicate and not isinstance(message, m.Proposal)
         for _ in range(2 if twice else 1):
             if self.rng.random() >= self.weather.drop:
@@ -225,7 +229,7 @@ class World:
         receiver.act(receive)
         return receiver.engine is not None
 
-    # -- clients and operators ---------------------------------------------------------------------------------
+    # -- clients and operators -------------------------------------------------------------------------------
 
     def propose(self, member: SimMember) -> None:
         """A client of `member` writes something unique."""

@@ -1,0 +1,563 @@
+"""The bootstrap policy: roles and bindings every cluster starts with (plugin/pkg/auth/authorizer/rbac/bootstrappolicy).
+
+Written as tables: `rule("get list watch", "", "pods nodes")` is verbs, API groups ("" is core; several separated by
+commas), resources. Objects are plain RBAC objects with the label and annotation Kubernetes gives them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from apiserver.auth.rules import Rule
+
+Object = dict[str, Any]
+
+RBAC_GROUP = "rbac.authorization.k8s.io"
+VERSION = f"{RBAC_GROUP}/v1"
+BOOTSTRAP_LABEL = {"kubernetes.io/bootstrapping": "rbac-defaults"}
+AUTOUPDATE = {"rbac.authorization.kubernetes.io/autoupdate": "true"}
+AGGREGATE = "rbac.authorization.k8s.io/aggregate-to-"
+
+READ = "get list watch"
+WRITE = "create delete deletecollection patch update"
+FULL = f"{READ} {WRITE}"
+
+APPS = "controllerrevisions daemonsets daemonsets/status deployments deployments/scale deployments/status replicasets replicasets/scale replicasets/status statefulsets statefulsets/scale statefulsets/status"
+APPS_WRITE = "daemonsets deployments deployments/rollback deployments/scale replicasets replicasets/scale statefulsets statefulsets/scale"
+CORE_VIEW = "configmaps endpoints persistentvolumeclaims persistentvolumeclaims/status pods replicationcontrollers replicationcontrollers/scale serviceaccounts services services/status"
+CORE_STATUS = "bindings events limitranges namespaces/status pods/log pods/status replicationcontrollers/status resourcequotas resourcequotas/status"
+
+
+def rule(verbs: str, groups: str = "", resources: str = "", names: str = "") -> Rule:
+    return Rule(
+        tuple(verbs.split()), tuple(groups.split(",")), tuple(resources.split()), tuple(names.split())
+    )
+
+
+def url(verbs: str, *paths: str) -> Rule:
+    return Rule(tuple(verbs.split()), paths=paths)
+
+
+EVENTS = rule("create patch update", ",events.k8s.io", "events")
+
+
+def node_rules() -> list[Rule]:
+    """What every node may do as far as no single object is concerned."""
+    return [
+        rule("create", "authentication.k8s.io", "tokenreviews"),
+        rule("create", "authorization.k8s.io", "localsubjectaccessreviews subjectaccessreviews"),
+        rule(READ, "", "services"),
+        rule("create get list watch", "", "nodes"),
+        rule("patch update", "", "nodes nodes/status"),
+        EVENTS,
+        rule(READ, "", "pods"),
+        rule("create delete", "", "pods"),
+        rule("patch update", "", "pods/status"),
+        rule("create", "", "pods/eviction"),
+        rule(READ, "", "configmaps secrets"),
+        rule("get", "", "persistentvolumeclaims persistentvolumes"),
+        rule("get patch update", "", "persistentvolumeclaims/status"),
+        rule("create get list watch", "certificates.k8s.io", "certificatesigningrequests"),
+        rule("create delete get patch update", "coordination.k8s.io", "leases"),
+        rule("get", "storage.k8s.io", "volumeattachments"),
+        rule("create", "", "serviceaccounts/token"),
+        rule("create delete get patch update", "storage.k8s.io", "csinodes"),
+        rule(READ, "storage.k8s.io", "csidrivers"),
+        rule(READ, "node.k8s.io", "runtimeclasses"),
+        url(
+            "get",
+            "/api",
+            "/api/*",
+            "/apis",
+            "/apis/*",
+            "/healthz",
+            "/livez",
+            "/openapi",
+            "/openapi/*",
+            "/readyz",
+            "/version",
+            "/version/",
+        ),
+    ]
+
+
+DISCOVERY = (
+    "/api",
+    "/api/*",
+    "/apis",
+    "/apis/*",
+    "/healthz",
+    "/livez",
+    "/openapi",
+    "/openapi/*",
+    "/readyz",
+    "/version",
+    "/version/",
+)
+
+CLUSTER_ROLES: dict[str, list[Rule]] = {
+    "cluster-admin": [rule("*", "*", "*"), url("*", "*")],
+    "system:discovery": [url("get", *DISCOVERY)],
+    "system:monitoring": [
+        url(
+            "get",
+            "/healthz",
+            "/healthz/*",
+            "/livez",
+            "/livez/*",
+            "/metrics",
+            "/metrics/slis",
+            "/readyz",
+            "/readyz/*",
+        )
+    ],
+    "system:basic-user": [
+        rule("create", "authorization.k8s.io", "selfsubjectaccessreviews selfsubjectrulesreviews"),
+        rule("create", "authentication.k8s.io", "selfsubjectreviews"),
+    ],
+    "system:public-info-viewer": [
+        url(
+            "get",
+            "/healthz",
+            "/healthz/*",
+            "/livez",
+            "/livez/*",
+            "/readyz",
+            "/readyz/*",
+            "/version",
+            "/version/",
+        )
+    ],
+    "system:service-account-issuer-discovery": [
+        url(
+            "get",
+            "/.well-known/openid-configuration",
+            "/.well-known/openid-configuration/",
+            "/openid/v1/jwks",
+            "/openid/v1/jwks/",
+        )
+    ],
+    "system:heapster": [rule(READ, "", "events namespaces nodes pods"), rule(READ, "apps", "deployments")],
+    "system:node": node_rules(),
+    "system:node-problem-detector": [rule("get", "", "nodes"), rule("patch", "", "nodes/status"), EVENTS],
+    "system:node-proxier": [
+        rule("list watch", "", "endpoints services"),
+        rule(READ, "", "nodes"),
+        EVENTS,
+        rule("list watch", "discovery.k8s.io", "endpointslices"),
+        rule("list watch", "networking.k8s.io", "servicecidrs"),
+    ],
+    "system:node-bootstrapper": [
+        rule("create get list watch", "certificates.k8s.io", "certificatesigningrequests")
+    ],
+    "system:auth-delegator": [
+        rule("create", "authentication.k8s.io", "tokenreviews"),
+        rule("create", "authorization.k8s.io", "subjectaccessreviews"),
+    ],
+    "system:kube-aggregator": [rule(READ, "", "endpoints services")],
+    "system:kubelet-api-admin": [
+        rule(READ, "", "nodes"),
+        rule("proxy", "", "nodes"),
+        rule(
+            "*",
+            "",
+            "nodes/checkpoint nodes/configz nodes/healthz nodes/log nodes/metrics nodes/pods nodes/proxy nodes/spec nodes/stats",
+        ),
+    ],
+    "system:persistent-volume-provisioner": [
+        rule("create delete get list watch", "", "persistentvolumes"),
+        rule("get list update watch", "", "persistentvolumeclaims"),
+        rule(READ, "storage.k8s.io", "storageclasses"),
+        rule("watch", "", "events"),
+        EVENTS,
+    ],
+    "system:kube-dns": [
+        rule("list watch", "", "endpoints services"),
+        rule("list watch", "discovery.k8s.io", "endpointslices"),
+    ],
+    "system:kube-controller-manager": [
+        EVENTS,
+        rule("create", "coordination.k8s.io", "leases"),
+        rule("get update", "coordination.k8s.io", "leases", "kube-controller-manager"),
+        rule("create", "", "secrets serviceaccounts"),
+        rule("delete", "", "secrets"),
+        rule("get", "", "configmaps namespaces secrets serviceaccounts"),
+        rule("update", "", "secrets serviceaccounts"),
+        rule("create", "authentication.k8s.io", "tokenreviews"),
+        rule("create", "authorization.k8s.io", "subjectaccessreviews"),
+        rule("list watch", "*", "*"),
+        rule("create", "", "serviceaccounts/token"),
+    ],
+    "system:kube-scheduler": [
+        EVENTS,
+        rule("create", "coordination.k8s.io", "leases"),
+        rule("get list update watch", "coordination.k8s.io", "leases", "kube-scheduler"),
+        rule("create", "coordination.k8s.io", "leasecandidates"),
+        rule(READ, "", "namespaces nodes"),
+        rule("delete get list watch", "", "pods"),
+        rule("create", "", "bindings pods/binding"),
+        rule("patch update", "", "pods/status"),
+        rule(READ, "", "replicationcontrollers services"),
+        rule(READ, "apps", "replicasets statefulsets"),
+        rule(READ, "policy", "poddisruptionbudgets"),
+        rule("get list patch update watch", "", "persistentvolumeclaims persistentvolumes"),
+        rule("create", "authentication.k8s.io", "tokenreviews"),
+        rule("create", "authorization.k8s.io", "subjectaccessreviews"),
+        rule(
+            READ,
+            "storage.k8s.io",
+            "csidrivers csinodes csistoragecapacities storageclasses volumeattachments",
+        ),
+        rule(READ, "resource.k8s.io", "deviceclasses resourceclaims resourceslices"),
+    ],
+    "system:aggregate-to-view": [
+        rule(READ, "", CORE_VIEW),
+        rule(READ, "", CORE_STATUS),
+        rule(READ, "", "namespaces"),
+        rule(READ, "discovery.k8s.io", "endpointslices"),
+        rule(READ, "apps", APPS),
+        rule(READ, "autoscaling", "horizontalpodautoscalers horizontalpodautoscalers/status"),
+        rule(READ, "batch", "cronjobs cronjobs/status jobs jobs/status"),
+        rule(READ, "policy", "poddisruptionbudgets poddisruptionbudgets/status"),
+        rule(READ, "networking.k8s.io", "ingresses ingresses/status networkpolicies"),
+    ],
+    "system:aggregate-to-edit": [
+        rule(READ, "", "pods/attach pods/exec pods/portforward pods/proxy secrets services/proxy"),
+        rule("impersonate", "", "serviceaccounts"),
+        rule(WRITE, "", "pods pods/attach pods/exec pods/portforward pods/proxy"),
+        rule("create", "", "pods/eviction"),
+        rule(
+            WRITE,
+            "",
+            "configmaps events persistentvolumeclaims replicationcontrollers replicationcontrollers/scale secrets serviceaccounts services services/proxy",
+        ),
+        rule("create", "", "serviceaccounts/token"),
+        rule(WRITE, "apps", APPS_WRITE),
+        rule(WRITE, "autoscaling", "horizontalpodautoscalers"),
+        rule(WRITE, "batch", "cronjobs jobs"),
+        rule(WRITE, "policy", "poddisruptionbudgets"),
+        rule(WRITE, "networking.k8s.io", "ingresses networkpolicies"),
+        rule(FULL, "coordination.k8s.io", "leases"),
+    ],
+    "system:aggregate-to-admin": [
+        rule("create", "authorization.k8s.io", "localsubjectaccessreviews"),
+        rule(FULL, RBAC_GROUP, "rolebindings roles"),
+    ],
+}
+
+# Composed roles: the labels whose roles they take their rules from.
+AGGREGATED = {"admin": ("admin", "edit", "view"), "edit": ("edit", "view"), "view": ("view",)}
+
+PART_OF = {"edit": "admin", "view": "edit"}
+
+CONTROLLERS: dict[str, list[Rule]] = {
+    "attachdetach-controller": [
+        rule("get list update watch patch", "", "nodes nodes/status"),
+        rule(READ, "", "persistentvolumeclaims persistentvolumes pods"),
+        rule(FULL, "storage.k8s.io", "volumeattachments"),
+        EVENTS,
+    ],
+    "certificate-controller": [
+        rule("delete get list watch", "certificates.k8s.io", "certificatesigningrequests"),
+        rule(
+            "update",
+            "certificates.k8s.io",
+            "certificatesigningrequests/approval certificatesigningrequests/status",
+        ),
+        rule("approve sign", "certificates.k8s.io", "signers"),
+        rule("create", "authorization.k8s.io", "subjectaccessreviews"),
+        EVENTS,
+    ],
+    "clusterrole-aggregation-controller": [
+        rule("escalate get list patch update watch", RBAC_GROUP, "clusterroles")
+    ],
+    "cronjob-controller": [
+        rule("get list update watch patch create delete", "batch", "cronjobs jobs"),
+        rule("update", "batch", "cronjobs/status cronjobs/finalizers"),
+        rule("delete list", "", "pods"),
+        EVENTS,
+    ],
+    "daemon-set-controller": [
+        rule(READ, "apps", "daemonsets"),
+        rule("update", "apps", "daemonsets/status daemonsets/finalizers"),
+        rule("list watch", "", "nodes"),
+        rule("create delete list patch watch", "", "pods"),
+        rule("create", "", "pods/binding"),
+        rule("create delete get list patch update watch", "apps", "controllerrevisions"),
+        EVENTS,
+    ],
+    "deployment-controller": [
+        rule("get list update watch", "apps", "deployments"),
+        rule("update", "apps", "deployments/status deployments/finalizers"),
+        rule("create delete get list patch update watch", "apps", "replicasets"),
+        rule("get list update watch", "", "pods"),
+        EVENTS,
+    ],
+    "disruption-controller": [
+        rule(READ, "apps", "deployments replicasets statefulsets"),
+        rule(READ, "", "pods replicationcontrollers"),
+        rule(READ, "policy", "poddisruptionbudgets"),
+        rule("update", "policy", "poddisruptionbudgets/status"),
+        rule("patch update", "", "pods/status"),
+        rule("get", "*", "*/scale"),
+        EVENTS,
+    ],
+    "endpoint-controller": [
+        rule(READ, "", "pods services"),
+        rule("create delete get list update", "", "endpoints"),
+        rule("create", "", "endpoints/restricted"),
+        EVENTS,
+    ],
+    "endpointslice-controller": [
+        rule(READ, "", "nodes pods services"),
+        rule("update", "", "services/finalizers"),
+        rule("create delete get list update watch", "discovery.k8s.io", "endpointslices"),
+        EVENTS,
+    ],
+    "endpointslicemirroring-controller": [
+        rule(READ, "", "endpoints services"),
+        rule("update", "", "endpoints/finalizers services/finalizers"),
+        rule("create delete get list update watch", "discovery.k8s.io", "endpointslices"),
+        EVENTS,
+    ],
+    "expand-controller": [
+        rule("get list update watch patch", "", "persistentvolumes persistentvolumeclaims"),
+        EVENTS,
+    ],
+    "ephemeral-volume-controller": [
+        rule(READ, "", "pods"),
+        rule("update", "", "pods/finalizers"),
+        rule("create get list watch", "", "persistentvolumeclaims"),
+        EVENTS,
+    ],
+    "generic-garbage-collector": [rule("delete get list patch update watch", "*", "*"), EVENTS],
+    "horizontal-pod-autoscaler": [
+        rule(READ, "autoscaling", "horizontalpodautoscalers"),
+        rule("update", "autoscaling", "horizontalpodautoscalers/status"),
+        rule("get update", "*", "*/scale"),
+        rule("list", "", "pods"),
+        rule("list", "metrics.k8s.io", "pods"),
+        EVENTS,
+    ],
+    "job-controller": [
+        rule("get list patch update watch", "batch", "jobs"),
+        rule("update", "batch", "jobs/status jobs/finalizers"),
+        rule("create delete list patch watch", "", "pods"),
+        EVENTS,
+    ],
+    "namespace-controller": [
+        rule("delete get list watch", "", "namespaces"),
+        rule("update", "", "namespaces/finalize namespaces/status"),
+        rule("delete deletecollection get list", "*", "*"),
+    ],
+    "node-controller": [
+        rule("delete get list patch update watch", "", "nodes"),
+        rule("patch update", "", "nodes/status"),
+        rule("delete list get watch", "", "pods"),
+        rule("patch update", "", "pods/status"),
+        rule(READ, "coordination.k8s.io", "leases"),
+        rule("create get list update watch", "networking.k8s.io", "clustercidrs"),
+        EVENTS,
+    ],
+    "persistent-volume-binder": [
+        rule("create delete get list update watch", "", "persistentvolumes"),
+        rule("update", "", "persistentvolumes/status persistentvolumeclaims/status"),
+        rule("get list update watch", "", "persistentvolumeclaims"),
+        rule(READ, "storage.k8s.io", "storageclasses"),
+        rule(READ, "", "nodes"),
+        EVENTS,
+    ],
+    "pod-garbage-collector": [
+        rule("delete list watch", "", "pods"),
+        rule("get list watch", "", "nodes"),
+        rule("patch", "", "pods/status"),
+        EVENTS,
+    ],
+    "pv-protection-controller": [rule("get list update watch", "", "persistentvolumes"), EVENTS],
+    "pvc-protection-controller": [
+        rule("get list update watch", "", "persistentvolumeclaims"),
+        rule(READ, "", "pods"),
+        EVENTS,
+    ],
+    "replicaset-controller": [
+        rule("get list update watch", "apps", "replicasets"),
+        rule("update", "apps", "replicasets/status replicasets/finalizers"),
+        rule("create delete list patch watch", "", "pods"),
+        EVENTS,
+    ],
+    "replication-controller": [
+        rule("get list update watch", "", "replicationcontrollers"),
+        rule("update", "", "replicationcontrollers/status replicationcontrollers/finalizers"),
+        rule("create delete list patch watch", "", "pods"),
+        EVENTS,
+    ],
+    "resourcequota-controller": [
+        rule("list watch", "*", "*"),
+        rule("update", "", "resourcequotas/status"),
+        EVENTS,
+    ],
+    "root-ca-cert-publisher": [
+        rule("create get list update watch", "", "configmaps"),
+        rule("list watch", "", "namespaces"),
+        EVENTS,
+    ],
+    "route-controller": [rule("list watch", "", "nodes"), rule("patch", "", "nodes/status"), EVENTS],
+    "service-account-controller": [
+        rule("create get list watch", "", "serviceaccounts"),
+        rule("list watch", "", "namespaces"),
+        EVENTS,
+    ],
+    "service-controller": [
+        rule(READ, "", "services"),
+        rule("patch update", "", "services/status"),
+        rule("list watch", "", "nodes"),
+        EVENTS,
+    ],
+    "statefulset-controller": [
+        rule("list watch", "", "pods"),
+        rule("create delete get patch update", "", "pods"),
+        rule(READ, "apps", "statefulsets"),
+        rule("update", "apps", "statefulsets/status statefulsets/finalizers"),
+        rule("create delete get list patch update watch", "apps", "controllerrevisions"),
+        rule("create get", "", "persistentvolumeclaims"),
+        EVENTS,
+    ],
+    "ttl-after-finished-controller": [rule("delete get list watch", "batch", "jobs"), EVENTS],
+    "ttl-controller": [rule("list patch update watch", "", "nodes"), EVENTS],
+}
+
+# Cluster role -> subjects (Group or User, name).
+BINDINGS: dict[str, list[tuple[str, str]]] = {
+    "cluster-admin": [("Group", "system:masters")],
+    "system:monitoring": [("Group", "system:monitoring")],
+    "system:discovery": [("Group", "system:authenticated")],
+    "system:basic-user": [("Group", "system:authenticated")],
+    "system:public-info-viewer": [("Group", "system:authenticated"), ("Group", "system:unauthenticated")],
+    "system:service-account-issuer-discovery": [("Group", "system:serviceaccounts")],
+    "system:node-proxier": [("User", "system:kube-proxy"), ("Group", "system:node-proxier")],
+    "system:kube-controller-manager": [("User", "system:kube-controller-manager")],
+    "system:kube-scheduler": [("User", "system:kube-scheduler")],
+    "system:node": [],
+}
+
+CONFIG_READER = "extension-apiserver-authentication-reader"
+ROLES: dict[tuple[str, str], list[Rule]] = {
+    ("kube-system", CONFIG_READER): [rule(READ, "", "configmaps", "extension-apiserver-authentication")],
+    ("kube-system", "system:controller:token-cleaner"): [
+        rule("delete get list watch", "", "secrets"),
+        EVENTS,
+    ],
+    ("kube-system", "system:controller:bootstrap-signer"): [rule(READ, "", "secrets")],
+    ("kube-system", "system::leader-locking-kube-controller-manager"): [
+        rule("watch", "", "configmaps"),
+        rule("get update", "", "configmaps", "kube-controller-manager"),
+    ],
+    ("kube-system", "system::leader-locking-kube-scheduler"): [
+        rule("watch", "", "configmaps"),
+        rule("get update", "", "configmaps", "kube-scheduler"),
+    ],
+    ("kube-public", "system:controller:bootstrap-signer"): [
+        rule(READ, "", "configmaps"),
+        rule("update", "", "configmaps", "cluster-info"),
+        EVENTS,
+    ],
+}
+ROLE_BINDINGS: dict[tuple[str, str], list[tuple[str, str]]] = {
+    ("kube-system", CONFIG_READER): [
+        ("User", "system:kube-controller-manager"),
+        ("User", "system:kube-scheduler"),
+    ],
+    ("kube-system", "system:controller:token-cleaner"): [("ServiceAccount", "token-cleaner")],
+    ("kube-system", "system:controller:bootstrap-signer"): [("ServiceAccount", "bootstrap-signer")],
+    ("kube-system", "system::leader-locking-kube-controller-manager"): [
+        ("User", "system:kube-controller-manager"),
+        ("ServiceAccount", "kube-controller-manager"),
+    ],
+    ("kube-system", "system::leader-locking-kube-scheduler"): [
+        ("User", "system:kube-scheduler"),
+        ("ServiceAccount", "kube-scheduler"),
+    ],
+    ("kube-public", "system:controller:bootstrap-signer"): [("ServiceAccount", "bootstrap-signer")],
+}
+
+
+def _object(
+    kind: str, name: str, body: Object, namespace: str = "", labels: dict[str, str] | None = None
+) -> Object:
+    fields: Object = {
+        "name": name,
+        "labels": {**BOOTSTRAP_LABEL, **(labels or {})},
+        "annotations": dict(AUTOUPDATE),
+    }
+    if namespace:
+        fields["namespace"] = namespace
+    return {"kind": kind, "apiVersion": VERSION, "metadata": fields, **body}
+
+
+def _subjects(subjects: list[tuple[str, str]], namespace: str) -> list[Object]:
+    out: list[Object] = []
+    for kind, name in subjects:
+        if kind == "ServiceAccount":
+            out.append({"kind": kind, "name": name, "namespace": namespace})
+        else:
+            out.append({"kind": kind, "apiGroup": RBAC_GROUP, "name": name})
+    return out
+
+
+def cluster_roles() -> list[Object]:
+    out = []
+    for name, rules in CLUSTER_ROLES.items():
+        prefix = "system:aggregate-to-"
+        labels = {AGGREGATE + name[len(prefix) :]: "true"} if name.startswith(prefix) else None
+        out.append(_object("ClusterRole", name, {"rules": [each.as_dict() for each in rules]}, labels=labels))
+    for name, parts in AGGREGATED.items():
+        combined = [
+            each.as_dict() for part in parts for each in CLUSTER_ROLES[f"system:aggregate-to-{part}"]
+        ]
+        selectors = [{"matchLabels": {f"{AGGREGATE}{name}": "true"}}]
+        labels = {AGGREGATE + PART_OF[name]: "true"} if name in PART_OF else None
+        body = {"aggregationRule": {"clusterRoleSelectors": selectors}, "rules": combined}
+        out.append(_object("ClusterRole", name, body, labels=labels))
+    for name, rules in CONTROLLERS.items():
+        out.append(
+            _object("ClusterRole", f"system:controller:{name}", {"rules": [each.as_dict() for each in rules]})
+        )
+    return out
+
+
+def cluster_role_bindings() -> list[Object]:
+    out = []
+    for name, subjects in BINDINGS.items():
+        out.append(_binding("ClusterRoleBinding", name, "ClusterRole", _subjects(subjects, "")))
+    for name in CONTROLLERS:
+        subject = [("ServiceAccount", name)]
+        out.append(
+            _binding(
+                "ClusterRoleBinding",
+                f"system:controller:{name}",
+                "ClusterRole",
+                _subjects(subject, "kube-system"),
+            )
+        )
+    return out
+
+
+def roles() -> list[Object]:
+    return [
+        _object("Role", name, {"rules": [each.as_dict() for each in rules]}, namespace)
+        for (namespace, name), rules in ROLES.items()
+    ]
+
+
+def role_bindings() -> list[Object]:
+    return [
+        _binding("RoleBinding", name, "Role", _subjects(subjects, "kube-system"), namespace)
+        for (namespace, name), subjects in ROLE_BINDINGS.items()
+    ]
+
+
+def _binding(kind: str, name: str, role_kind: str, subjects: list[Object], namespace: str = "") -> Object:
+    body: Object = {"roleRef": {"apiGroup": RBAC_GROUP, "kind": role_kind, "name": name}}
+    if subjects:
+        body["subjects"] = subjects
+    return _object(kind, name, body, namespace)

@@ -1,0 +1,232 @@
+"""Post-start hooks: what the cluster must contain before this server calls itself ready, and what it keeps right after.
+
+Each hook is a named, idempotent step; several servers run them at once without harm, since every write is a create that
+tolerates existence or a compare-and-swap. /readyz fails until all have succeeded once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from apimachinery import errors
+from apimachinery.errors import StatusError
+from apimachinery.scheme import Kind, Scheme
+from apiserver.admission.pods import SYSTEM_CLASSES
+from apiserver.auth import policy
+from apiserver.auth.user import LOOPBACK
+from apiserver.bootstrap.kubernetes_service import KubernetesService
+from apiserver.registry.allocation import ServiceAllocator
+from apiserver.registry.call import Call
+from apiserver.registry.registry import Registry
+from apiserver.rest.options import ListOptions
+from apiserver.storage.interface import StorageError, Store
+from componentbase.backoff import Backoff
+
+logger = logging.getLogger("apiserver.bootstrap")
+
+Object = dict[str, Any]
+Step = Callable[[], Awaitable[None]]
+
+NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
+REPAIR_SECONDS = 180.0
+
+
+class Bootstrap:
+    """`run()` performs the hooks in order, then keeps the periodic ones going."""
+
+    def __init__(self, registry: Registry, scheme: Scheme, store: Store, values: Any) -> None:
+        self._registry = registry
+        self._scheme = scheme
+        self._values = values
+        self._allocator = ServiceAllocator(
+            store, values.service_cluster_ip_range, values.service_node_port_range
+        )
+        self._service = KubernetesService(registry, scheme, store, values)
+        self._steps: dict[str, Step] = {
+            "start-system-namespaces-controller": self._namespaces,
+            "rbac/bootstrap-roles": self._policy,
+            "scheduling/bootstrap-system-priority-classes": self._priority_classes,
+            "start-cluster-authentication-info-controller": self._authentication_info,
+            "start-service-ip-repair-controllers": self.repair,
+            "bootstrap-controller": self._service.reconcile,
+        }
+        self.done: set[str] = set()
+        self.names = tuple(self._steps)
+
+    def check(self, name: str) -> Callable[[], None]:
+        def done() -> None:
+            if name not in self.done:
+                raise RuntimeError("not finished")
+
+        return done
+
+    async def run(self) -> None:
+        await self._registry.cacher.ready.wait()
+        for name, step in self._steps.items():
+            await self._until_done(name, step)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._service.keep(), name="kubernetes-service")
+            tasks.create_task(
+                self._repeat("service repair", self.repair, REPAIR_SECONDS), name="service-repair"
+            )
+            tasks.create_task(
+                self._repeat("system namespaces", self._namespaces, 60.0), name="system-namespaces"
+            )
+
+    async def leave(self) -> None:
+        """Take this server out of the kubernetes Service."""
+        await self._service.leave()
+
+    async def _until_done(self, name: str, step: Step) -> None:
+        backoff = Backoff(0.1, 5.0)
+        while name not in self.done:
+            try:
+                await step()
+                self.done.add(name)
+            except (StatusError, StorageError) as error:
+                pause = backoff.next()
+                logger.warning("post-start hook %s failed: %s; again in %.1f s", name, error, pause)
+                await asyncio.sleep(pause)
+
+    @staticmethod
+    async def _repeat(name: str, step: Step, seconds: float) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                await step()
+            except (StatusError, StorageError) as error:
+                logger.warning("%s failed: %s", name, error)
+
+    # -- steps -----------------------------------------------------------------------------------------------
+
+    async def _namespaces(self) -> None:
+        for name in NAMESPACES:
+            namespace = {"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": name}}
+            await self._ensure("", "v1", "namespaces", namespace)
+
+    async def _policy(self) -> None:
+        made = (
+            ("clusterroles", policy.cluster_roles()),
+            ("clusterrolebindings", policy.cluster_role_bindings()),
+            ("roles", policy.roles()),
+            ("rolebindings", policy.role_bindings()),
+        )
+        for resource, objects in made:
+            for obj in objects:
+                await self._reconcile_policy(resource, obj)
+
+    async def _reconcile_policy(self, resource: str, wanted: Object) -> None:
+        """Add what is missing from a role or binding, unless its owner has turned autoupdate off; remove nothing."""
+        kind, fields = self._kind(policy.RBAC_GROUP, "v1", resource), wanted["metadata"]
+        entry = self._registry.cacher.of(kind).get(
+            f"{fields['namespace']}/{fields['name']}" if kind.namespaced else fields["name"]
+        )
+        if entry is None:
+            await self._ensure(policy.RBAC_GROUP, "v1", resource, wanted)
+            return
+        if lacks_nothing(entry.decoded(), wanted):
+            return
+
+        async def add(stored: Object) -> Object:
+            return with_missing(stored, wanted)
+
+        await self._registry.update(
+            self._call(kind, "update", fields.get("namespace", ""), fields["name"]), add
+        )
+
+    async def _priority_classes(self) -> None:
+        for name, value in SYSTEM_CLASSES.items():
+            body = {
+                "kind": "PriorityClass",
+                "apiVersion": "scheduling.k8s.io/v1",
+                "metadata": {"name": name},
+                "value": value,
+                "preemptionPolicy": "PreemptLowerPriority",
+                "description": "Used for system critical pods that must not be moved from their current node."
+                if "node" in name
+                else "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+            }
+            if self._scheme.resource("scheduling.k8s.io", "v1", "priorityclasses"):
+                await self._ensure("scheduling.k8s.io", "v1", "priorityclasses", body)
+
+    async def _authentication_info(self) -> None:
+        values, data = self._values, {}
+        if values.client_ca_file:
+            data["client-ca-file"] = Path(values.client_ca_file).read_text()
+        if values.requestheader_client_ca_file:
+            data["requestheader-client-ca-file"] = Path(values.requestheader_client_ca_file).read_text()
+            data["requestheader-allowed-names"] = _json_list(values.requestheader_allowed_names)
+            data["requestheader-username-headers"] = _json_list(values.requestheader_username_headers)
+            data["requestheader-group-headers"] = _json_list(values.requestheader_group_headers)
+            data["requestheader-extra-headers-prefix"] = _json_list(values.requestheader_extra_headers_prefix)
+        fields = {"name": "extension-apiserver-authentication", "namespace": "kube-system"}
+        wanted = {"kind": "ConfigMap", "apiVersion": "v1", "metadata": fields, "data": data}
+        if await self._ensure("", "v1", "configmaps", wanted):
+            return
+
+        async def put(stored: Object) -> Object:
+            return {**stored, "data": {**(stored.get("data") or {}), **data}}
+
+        kind = self._kind("", "v1", "configmaps")
+        await self._registry.update(self._call(kind, "update", "kube-system", fields["name"]), put)
+
+    async def repair(self) -> None:
+        """Compare the allocation bitmaps with the Services."""
+        services = await self._registry.reader.list(self._kind("", "v1", "services"), "", ListOptions())
+        await self._allocator.repair([entry.decoded() for entry in services.entries])
+
+    async def _ensure(self, group: str, version: str, resource: str, obj: Object) -> bool:
+        """Create unless it is there; whether it was created."""
+        kind, fields = self._kind(group, version, resource), obj["metadata"]
+        key = f"{fields['namespace']}/{fields['name']}" if kind.namespaced else fields["name"]
+        if self._registry.cacher.of(kind).get(key) is not None:
+            return False
+        call = self._call(kind, "create", fields.get("namespace", ""), fields["name"])
+        try:
+            await self._registry.create(call, {**obj, "metadata": dict(fields)})
+        except StatusError as error:
+            if not errors.is_already_exists(error):
+                raise
+            return False
+        return True
+
+    def _kind(self, group: str, version: str, resource: str) -> Kind:
+        kind = self._scheme.resource(group, version, resource)
+        if kind is None:
+            raise LookupError(f"the scheme does not serve {resource}.{version}.{group}")
+        return kind
+
+    @staticmethod
+    def _call(kind: Kind, verb: str, namespace: str, name: str) -> Call:
+        return Call(verb, kind, namespace, name, LOOPBACK)
+
+
+def _json_list(values: list[str]) -> str:
+    return "[" + ",".join(f'"{value}"' for value in values) + "]"
+
+
+def lacks_nothing(stored: Object, wanted: Object) -> bool:
+    return with_missing(stored, wanted) == stored
+
+
+def with_missing(stored: Object, wanted: Object) -> Object:
+    """The stored role or binding with the rules, subjects and labels it lacks."""
+    if (stored["metadata"].get("annotations") or {}).get(
+        "rbac.authorization.kubernetes.io/autoupdate"
+    ) == "false":
+        return stored
+    fields = dict(stored["metadata"])
+    for name in ("labels", "annotations"):
+        fields[name] = {**(fields.get(name) or {}), **wanted["metadata"][name]}
+    out = {**stored, "metadata": fields}
+    if "aggregationRule" in wanted:
+        out.setdefault("aggregationRule", wanted["aggregationRule"])
+    for name in ("rules", "subjects"):
+        missing = [item for item in wanted.get(name) or [] if item not in (stored.get(name) or [])]
+        if missing:
+            out[name] = [*(stored.get(name) or []), *missing]
+    return out

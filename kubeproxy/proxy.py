@@ -1,0 +1,187 @@
+"""The loop: whenever services or endpoints change, compile, compare with what is programmed, program the
+difference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from typing import Any
+
+from componentbase import metrics
+from componentbase.backoff import Backoff
+from componentbase.clock import Clock, RealClock
+from kubeclient.informer import Informer, InformerFactory, key
+from kubeclient.resources import ENDPOINTSLICES, SERVICES
+from kubeproxy import compiler, conntrack, nftables
+from kubeproxy.compiler import Fragment, Settings
+from kubeproxy.model import HEADLESS_LABEL, PROXY_NAME_LABEL, SERVICE_NAME_LABEL, ServicePort, service_ports
+from kubeproxy.rules import RuleSet
+
+log = logging.getLogger(__name__)
+
+_sync_seconds = metrics.histogram("kubeproxy_sync_proxy_rules_duration_seconds", "SyncProxyRules latency.")
+_sync_failures = metrics.counter(
+    "kubeproxy_sync_proxy_rules_nftables_sync_failures_total", "Cumulative proxy nftables sync failures."
+)
+_last_sync = metrics.gauge(
+    "kubeproxy_sync_proxy_rules_last_timestamp_seconds", "The last time proxy rules were successfully synced."
+)
+_programming = metrics.histogram(
+    "kubeproxy_network_programming_duration_seconds", "Seconds from a change's arrival to its rules in place."
+)
+_services = metrics.gauge("kubeproxy_service_ports", "Service ports that are programmed.")
+
+Object = dict[str, Any]
+Signature = tuple[str, ...]
+
+
+class Proxy:
+    """Keeps the rules of one node equal to what Services and EndpointSlices say."""
+
+    def __init__(
+        self,
+        factory: InformerFactory,
+        node: str,
+        settings: Settings,
+        *,
+        nft: nftables.Nft | None = None,
+        min_sync_period: float = 1.0,
+        sync_period: float = 30.0,
+        clock: Clock | None = None,
+    ) -> None:
+        self._factory = factory
+        self._services: Informer = factory.informer(SERVICES, label_selector=f"!{PROXY_NAME_LABEL}")
+        self._slices: Informer = factory.informer(
+            ENDPOINTSLICES, label_selector=f"!{PROXY_NAME_LABEL},!{HEADLESS_LABEL}"
+        )
+        self._node = node
+        self._settings = settings
+        self._nft = nft or nftables.Nft()
+        self._min_sync_period = min_sync_period
+        self._sync_period = sync_period
+        self._clock = clock or RealClock()
+        self._dirty = asyncio.Event()
+        self._dirty_since: float | None = None
+        # What the kernel holds; None when that is not known, and everything is programmed anew.
+        self._programmed: RuleSet | None = None
+        self._ports: list[ServicePort] = []
+        self._cache: dict[str, tuple[Signature, list[tuple[ServicePort, Fragment]]]] = {}
+        self.last_synced = 0.0
+        for informer in (self._services, self._slices):
+            informer.add_handler(self._touch, lambda old, new: self._touch(new), self._touch)
+
+    def _touch(self, _: Object) -> None:
+        if self._dirty_since is None:
+            self._dirty_since = self._clock.monotonic()
+        self._dirty.set()
+
+    @property
+    def lag(self) -> float:
+        """Seconds the oldest change has been waiting to be programmed; 0 when none is."""
+        return 0.0 if self._dirty_since is None else self._clock.monotonic() - self._dirty_since
+
+    async def run(self) -> None:
+        """Program rules until cancelled. Rules stay in place when the process ends: connections go on."""
+        # Half of the picture would take services away that are only not known yet.
+        while not self._factory.synced:
+            try:
+                await self._factory.wait_synced(30)
+            except TimeoutError as error:
+                log.warning("still waiting: %s", error)
+        self._touch({})
+        backoff = Backoff(1.0, 30.0)
+        while True:
+            await self._wait()
+            try:
+                await self.sync()
+                backoff.reset()
+                await self._clock.sleep(self._min_sync_period)
+            except (nftables.NftError, OSError, TimeoutError) as error:
+                _sync_failures.inc()
+                self._programmed = None
+                self._dirty.set()
+                delay = backoff.next()
+                log.error("rules not programmed: %s", error, extra={"retry": f"{delay:.1f}s"})
+                await self._clock.sleep(delay)
+
+    async def _wait(self) -> None:
+        """Until something changed; meanwhile look now and then whether our table is still there."""
+        while not self._dirty.is_set():
+            try:
+                async with asyncio.timeout(self._sync_period):
+                    await self._dirty.wait()
+            except TimeoutError:
+                if not await self._nft.present():
+                    log.warning("the table was removed by somebody else, programming it anew")
+                    self._programmed = None
+                    self._dirty.set()
+
+    async def sync(self) -> None:
+        """Program the present state. Raises NftError, OSError, TimeoutError; then the old rules are in
+        force.
+        """
+        started = self._clock.monotonic()
+        since, self._dirty_since = self._dirty_since, None
+        self._dirty.clear()
+        try:
+            compiled = self._compile()
+            ports = [port for port, _ in compiled]
+            wanted = compiler.assemble([fragment for _, fragment in compiled], self._settings)
+            if self._programmed is None:
+                transaction = nftables.full(wanted)
+            else:
+                transaction = nftables.update(self._programmed, wanted)
+            if transaction:
+                await self._nft.apply(transaction)
+        except BaseException:
+            self._dirty_since = since if since is not None else started
+            raise
+        self._programmed = wanted
+        await conntrack.forget(conntrack.stale(self._ports, ports))
+        self._ports = ports
+        self._report(started, since, bool(transaction))
+
+    def _report(self, started: float, since: float | None, changed: bool) -> None:
+        now = self._clock.monotonic()
+        self.last_synced = time.time()
+        _sync_seconds.observe(now - started)
+        _last_sync.set(self.last_synced)
+        _services.set(len(self._ports))
+        if since is not None:
+            _programming.observe(now - since)
+        if changed:
+            log.info("rules programmed", extra={"ports": len(self._ports), "seconds": f"{now - started:.3f}"})
+
+    def _compile(self) -> list[tuple[ServicePort, Fragment]]:
+        """The rules of every service port; where no object changed, those of the last time."""
+        slices: dict[str, list[Object]] = defaultdict(list)
+        for each in self._slices.store.list():
+            metadata = each["metadata"]
+            if name := (metadata.get("labels") or {}).get(SERVICE_NAME_LABEL):
+                slices[f"{metadata['namespace']}/{name}"].append(each)
+        cache: dict[str, tuple[Signature, list[tuple[ServicePort, Fragment]]]] = {}
+        # The oldest service keeps an address two services claim.
+        services = sorted(self._services.store.list(), key=_age)
+        for service in services:
+            name = key(service)
+            mine = sorted(slices.get(name, ()), key=key)
+            signature = tuple(_version(each) for each in (service, *mine))
+            known = self._cache.get(name)
+            if known is None or known[0] != signature:
+                ports = service_ports(service, mine, self._node)
+                known = (signature, [(port, compiler.compile_port(port, self._settings)) for port in ports])
+            cache[name] = known
+        self._cache = cache
+        return [each for _, compiled in cache.values() for each in compiled]
+
+
+def _age(service: Object) -> tuple[str, str]:
+    return service["metadata"].get("creationTimestamp") or "", key(service)
+
+
+def _version(obj: Object) -> str:
+    metadata = obj["metadata"]
+    return f"{metadata.get('uid')}/{metadata['resourceVersion']}"

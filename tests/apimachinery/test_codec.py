@@ -1,0 +1,67 @@
+"""Bodies: JSON, YAML and what either must refuse."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from apimachinery import codec
+from apimachinery.errors import StatusError
+
+
+def test_json_and_its_duplicates() -> None:
+    body = b'{"a":{"b":1,"b":2},"c":[{"d":1,"d":2}],"a":{}}'
+    assert codec.parse_json(body) == ({"a": {}, "c": [{"d": 2}]}, ())
+    assert codec.parse_json(body, find_duplicates=True)[1] == ("a.b", "c[0].d", "a")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"{'a':1}", b"\xff", b'{"a":NaN}', b"[" * 300 + b"]" * 300])
+def test_what_is_not_json(body: bytes) -> None:
+    with pytest.raises(StatusError) as caught:
+        codec.parse_json(body)
+    assert caught.value.code == 400
+
+
+def test_yaml_gives_json_types() -> None:
+    body = b"a: 1\nb: [x, 2020-01-01, 1.5, null]\n1: yes\ntrue: |\n  text\nm: {<<: {x: 1}, y: 2}\n"
+    expected = {"a": 1, "b": ["x", "2020-01-01", 1.5, None], "1": True, "true": "text\n", "m": {"x": 1, "y": 2}}
+    assert codec.parse_yaml(body) == (expected, ())
+
+
+def test_yaml_duplicates_are_noted() -> None:
+    assert codec.parse_yaml(b"a: 1\na: 2\n") == ({"a": 2}, ("a",))
+
+
+def test_json_is_yaml() -> None:
+    assert codec.parse_yaml(b'{"a": {"b": [1, true]}}')[0] == {"a": {"b": [1, True]}}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"a: [",
+        b"a: b: c",
+        b"- !!python/object/apply:os.system ['true']",
+        b"a: 1\n---\nb: 2\n",
+        b"? [a, b]\n: 1\n",
+        b"a: .nan\n",
+        b"a: &a [*a]\n",
+        b"[" * 300 + b"]" * 300,
+        b"a: \xff\xfe\n",
+        b"a: !!binary aGk=\n",
+    ],
+)
+def test_what_is_refused_in_yaml(body: bytes) -> None:
+    with pytest.raises(StatusError) as caught:
+        codec.parse_yaml(body)
+    assert caught.value.code == 400
+
+
+def test_an_alias_bomb_is_refused_quickly() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    started = time.perf_counter()
+    with pytest.raises(StatusError, match="excessive aliasing"):
+        codec.parse_yaml("\n".join(lines).encode())
+    assert time.perf_counter() - started < 5

@@ -1,0 +1,34 @@
+"""cgroups: which mounts count, in each of the three layouts that exist."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deploy.cgroups import Hierarchies, parse_mounts
+
+V1 = """\
+tmpfs /sys/fs/cgroup tmpfs rw,relatime,mode=755 0 0
+cgroup /sys/fs/cgroup/cpu,cpuacct cgroup rw,relatime,cpu,cpuacct 0 0
+cgroup /sys/fs/cgroup/memory cgroup rw,relatime,memory 0 0
+cgroup /sys/fs/cgroup/systemd cgroup rw,relatime,xattr,name=systemd 0 0
+"""
+UNIFIED = "cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0\n"
+V2 = "cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid,nodev,noexec,relatime 0 0\n"
+CONTROLLERS = (Path("/sys/fs/cgroup/cpu,cpuacct"), Path("/sys/fs/cgroup/memory"))
+NAMED, HYBRID = Path("/sys/fs/cgroup/systemd"), Path("/sys/fs/cgroup/unified")
+
+
+@pytest.mark.parametrize(
+    ("mounts", "found"),
+    [
+        (V1, Hierarchies(1, CONTROLLERS, (NAMED,))),
+        (V1 + UNIFIED, Hierarchies(1, CONTROLLERS, (NAMED, HYBRID))),
+        (V2, Hierarchies(2, (Path("/sys/fs/cgroup"),))),
+        ("proc /proc proc rw 0 0\n", Hierarchies(2, ())),
+    ],
+    ids=["version 1", "hybrid", "version 2", "none"],
+)
+def test_layouts(mounts: str, found: Hierarchies) -> None:
+    assert parse_mounts(mounts) == found
