@@ -1,4 +1,6 @@
-"""The apiserver from top to bottom: flags, the store, the cache, who may what, the registry, the chain, the listener."""
+"""The apiserver from top to bottom: flags, the store, the cache, who may what, the registry, the chain, the
+listener.
+"""
 
 from __future__ import annotations
 

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from componentbase.peerverify import LenientContext, lenient
+
 PemSource = str | Path | bytes
 
 
@@ -26,22 +28,44 @@ class Identity:
 
 
 def server_context(
-    cert: PemSource, key: PemSource, client_ca: PemSource | None = None, require_client: bool = False
+    cert: PemSource,
+    key: PemSource,
+    client_ca: PemSource | None = None,
+    require_client: bool = False,
+    *,
+    report_unverified: bool = False,
 ) -> ssl.SSLContext:
     """A context for a listener. With `client_ca` clients are asked for a certificate, and may go without
-    unless `require_client`; one that does not verify ends the handshake.
+    unless `require_client`.
 
-    Raises OSError or ssl.SSLError naming the file that cannot be used.
+    A certificate that does not verify ends the handshake; with `report_unverified` it does not, is not
+    shown to the application either, and the reason is in the scope as `peer_cert_error` (see
+    `componentbase.peerverify`). Raises OSError or ssl.SSLError naming the file that cannot be used.
     """
-    if require_client and client_ca is None:
-        raise ValueError("client certificates cannot be required without a CA to verify them by")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    if (require_client or report_unverified) and client_ca is None:
+        raise ValueError("client certificates cannot be judged without a CA to verify them by")
+    if require_client and report_unverified:
+        raise ValueError("a certificate cannot be required and its failure only be reported")
+    context = LenientContext(ssl.PROTOCOL_TLS_SERVER)
     _harden(context)
     _load_chain(context, cert, key)
     if client_ca is not None:
         _load_ca(context, client_ca)
         context.verify_mode = ssl.CERT_REQUIRED if require_client else ssl.CERT_OPTIONAL
+    if report_unverified:
+        lenient(context)
     return context
+
+
+def peer(connection: ssl.SSLObject) -> dict[str, bytes | str | None]:
+    """What an application is told of the other side: `peer_cert_der` only if the certificate verified, else
+    `peer_cert_error`.
+    """
+    der = connection.getpeercert(binary_form=True)
+    verifier = getattr(connection.context, "verifier", None)
+    if der is not None and verifier is not None and (reason := verifier.reason(der)):
+        return {"peer_cert_der": None, "peer_cert_error": reason}
+    return {"peer_cert_der": der}
 
 
 def client_context(

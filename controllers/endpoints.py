@@ -10,6 +10,7 @@ from controllers import objects as o
 from controllers import pods
 from controllers import services as sv
 from controllers.objects import Object
+from controllers.podcontrol import namespace_terminating
 from controllers.runtime import Context, Controller, ignore_not_found, in_namespace
 from kubeclient.resources import ENDPOINTS, PODS, SERVICES
 
@@ -172,7 +173,7 @@ class EndpointsController(Controller):
                 ENDPOINTS, {**current, "metadata": metadata, "subsets": wanted["subsets"]}
             )
         except errors.StatusError as error:
-            if error.reason == "Forbidden":  # the namespace is going away
+            if namespace_terminating(error):
                 return
             if not errors.is_conflict(error) and not errors.is_already_exists(error):
                 text = f"Failed to update endpoint {o.key(service)}: {error}"

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from apimachinery import errors
 from controllers import objects as o
 from controllers import pods
 from controllers import services as sv
 from controllers.objects import Object
+from controllers.podcontrol import namespace_terminating
 from controllers.runtime import SETTLE_RETRY, Context, Controller, ignore_not_found, in_namespace
 from kubeclient.resources import ENDPOINTSLICES, NODES, PODS, SERVICES
 
@@ -275,7 +277,11 @@ class EndpointSliceController(Controller):
             {o.name(node): o.labels(node).get(ZONE_LABEL, "") for node in self.nodes.store.list()},
             self.ctx.options.max_endpoints_per_slice,
         )
-        await self._execute(key, namespace, plan)
+        try:
+            await self._execute(key, namespace, plan)
+        except errors.StatusError as error:
+            if not namespace_terminating(error):
+                raise
         return None
 
     async def _execute(self, key: str, namespace: str, plan: Plan) -> None:

@@ -43,7 +43,7 @@ class PodControl:
             created = await self.controller.client.create(PODS, pod, o.namespace(owner))
         except errors.StatusError as error:
             # A namespace going away refuses new content; that is no news worth an event.
-            if not _namespace_terminating(error):
+            if not namespace_terminating(error):
                 self.controller.warn(owner, self.owner_gvr, "FailedCreate", f"Error creating: {error}")
             raise
         self.written.wrote(o.key(owner), created)
@@ -58,6 +58,8 @@ class PodControl:
         for size in slow_start_batches(len(templates)):
             batch = [self.create(owner, template) for template in templates[start : start + size]]
             failure = _first_failure(await asyncio.gather(*batch, return_exceptions=True))
+            if isinstance(failure, errors.StatusError) and namespace_terminating(failure):
+                return  # the namespace takes its owner along; there is nothing to try again
             if failure is not None:
                 raise failure
             start += size
@@ -110,7 +112,8 @@ def enqueue_owner(
     return handle
 
 
-def _namespace_terminating(error: errors.StatusError) -> bool:
+def namespace_terminating(error: errors.StatusError) -> bool:
+    """The API refused new content in a namespace that is going away."""
     causes = (error.status.get("details") or {}).get("causes") or ()
     return any(cause.get("reason") == "NamespaceTerminating" for cause in causes)
 

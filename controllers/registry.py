@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from controllers.clusterroles import ClusterRoleAggregationController
 from controllers.daemonset import DaemonSetController
 from controllers.deployment import DeploymentController
 from controllers.endpoints import EndpointsController
@@ -83,6 +84,7 @@ CONTROLLERS: Sequence[Entry] = (
     Entry(EndpointsController, "endpoint", EndpointsController),
     Entry(EndpointSliceController, "endpointslice", EndpointSliceController),
     Entry(PodGarbageCollector, "podgc", PodGarbageCollector),
+    Entry(ClusterRoleAggregationController, "clusterrole-aggregation", ClusterRoleAggregationController),
     Entry(GarbageCollector, "garbagecollector", GarbageCollector),
 )
 

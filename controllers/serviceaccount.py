@@ -7,6 +7,7 @@ from typing import ClassVar
 from apimachinery import errors
 from controllers import objects as o
 from controllers.objects import Object
+from controllers.podcontrol import namespace_terminating
 from controllers.runtime import Context, Controller
 from kubeclient.resources import CONFIGMAPS, NAMESPACES, SERVICEACCOUNTS
 
@@ -111,7 +112,4 @@ def _going_away(error: errors.StatusError) -> bool:
     """The namespace vanished or started terminating since it was last seen; its next event settles the
     matter.
     """
-    causes = (error.status.get("details") or {}).get("causes") or ()
-    return errors.is_not_found(error) or any(
-        cause.get("reason") == "NamespaceTerminating" for cause in causes
-    )
+    return errors.is_not_found(error) or namespace_terminating(error)

@@ -188,8 +188,8 @@ def _pid_one(
 
 
 def _redirect(log_path: str) -> None:
-    """Standard input from nowhere, output to the log: by descriptor for what is executed, and by fresh objects for
-    what is forked, since the parent's may have been anything."""
+    """Standard input from nowhere, output to the log: by descriptor for what is executed, and by fresh
+    objects for what is forked, since the parent's may have been anything."""
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     null = os.open("/dev/null", os.O_RDONLY)
     for source, target in ((null, 0), (log, 1), (log, 2)):

@@ -69,14 +69,16 @@ def run_warm(unit: Unit) -> int:
     return int(result or 0)
 
 
-def exec_foreign(unit: Unit, fresh: bool) -> NoReturn:
-    """Become the unit's program; `fresh` runs a warm unit's package in a new interpreter, from the source on
-    disk."""
+def execute(unit: Unit) -> NoReturn:
+    """Become the unit's program; a warm unit's package runs in a new interpreter, from the source on disk."""
+    environment = {**os.environ, **unit.environment}
     if unit.program is None:
         argv = [sys.executable, "-m", str(unit.package), *unit.argv]
+        # The source tree need not be installed; this process found it, and a new interpreter must as well.
+        environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
     else:
         argv = [unit.program, *unit.argv]
-    os.execvpe(argv[0], argv, {**os.environ, **unit.environment})
+    os.execvpe(argv[0], argv, environment)
 
 
 class Supervisor:
@@ -129,7 +131,7 @@ class Supervisor:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
             if unit.package is None or unit.name in self.fresh:
-                exec_foreign(unit, unit.name in self.fresh)
+                execute(unit)
             os.environ.update(unit.environment)
             gc.enable()
             code = run_warm(unit)

@@ -98,6 +98,7 @@ class Raise:
     report: Reporter
     timeout: float = DEFAULT_TIMEOUT
     groups: cgroups.Hierarchies = field(default_factory=cgroups.find)
+    raised_at: str = ""
 
     def control(self, host: Host) -> Control:
         """The command line into a host."""
@@ -220,6 +221,7 @@ class Raise:
         """Everything that makes the cluster usable."""
         context = tls_context(kubeconfig.load(inventory.admin_kubeconfig))
         api = Api.from_kubeconfig(inventory.admin_kubeconfig)
+        since = self.raised_at
         for host in self.topology.by_role("controller"):
             pid = self.control(host).pid()
             yield Goal(
@@ -253,7 +255,7 @@ class Raise:
                 )
             yield Goal(
                 f"{host.name}: node Ready",
-                lambda host=host: node_lacking(api, host.name),  # type: ignore[misc]
+                lambda host=host: node_lacking(api, host.name, since),  # type: ignore[misc]
                 (self.state.log(host.name, "kubelet"), self.state.log(host.name, "containerd")),
             )
         yield Goal("add-ons applied", lambda: _lacking(lambda: self.apply_addons(api)))
@@ -298,6 +300,8 @@ class Raise:
         self.state.images.mkdir(exist_ok=True)
         inventory = self.certificates()
         images = self.build_images()
+        if any(host.role == "worker" for host in down):
+            self.raised_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         if down:
             self.warm(unit for host in down for unit in self.units(host))
             self.raise_hosts(down, inventory)
@@ -338,12 +342,19 @@ def _lacking(action: Callable[[], object]) -> str | None:
     return None
 
 
-def node_lacking(api: Api, name: str) -> str | None:
-    """Why the node is not Ready, or None."""
+def node_lacking(api: Api, name: str, since: str) -> str | None:
+    """Why the node is not Ready, or None.
+
+    The condition alone would be believed for 40 s after a crash: the kubelet must also have renewed its
+    lease at or after `since` (RFC 3339, Z), so that the answer is of this life of the host.
+    """
     try:
         node = api.get(f"/api/v1/nodes/{name}")
+        lease = api.get(f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{name}")
     except (Unreachable, APIError) as error:
         return str(error)
+    if lease.get("spec", {}).get("renewTime", "") < since:
+        return "its kubelet has not renewed its lease yet"
     for condition in node.get("status", {}).get("conditions") or []:
         if condition["type"] == "Ready":
             return None if condition["status"] == "True" else str(condition.get("message", "not Ready"))

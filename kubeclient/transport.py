@@ -8,9 +8,11 @@ request as the rest, and the API needs none of them.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

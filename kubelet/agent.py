@@ -11,6 +11,7 @@ from typing import Any
 
 from apimachinery.errors import StatusError
 from componentbase import version
+from componentbase.backoff import Backoff
 from componentbase.clock import Clock
 from componentbase.tasks import Background, forever
 from kubeclient.events import EventRecorder
@@ -230,7 +231,9 @@ class Kubelet:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.recorder.run(), name="events")
             group.create_task(self.service_informer.run(), name="services")
-            group.create_task(forever("relist", self.cache.relist, RELIST), name="relist")
+            group.create_task(
+                forever("relist", self.cache.relist, RELIST, backoff=Backoff(0.2, 3.0)), name="relist"
+            )
             group.create_task(self.node.run(), name="node")
             group.create_task(self.statuses.run(), name="statuses")
             group.create_task(forever("log rotation", self._rotate_logs, ROTATION), name="log-rotation")

@@ -117,7 +117,7 @@ class ImagePuller:
             delay = min(MAX_BACKOFF, failure.delay * 2 if failure else INITIAL_BACKOFF)
             self._failures[key] = _Failure(delay, self._clock.monotonic() + delay, str(error))
             text = f'Failed to pull image "{reference}": {error}'
-            raise ImageError(Waiting("ErrImagePull", str(error)), ("Failed", text), 0.5) from error
+            raise ImageError(Waiting("ErrImagePull", str(error)), ("Failed", text), 2.0) from error
         self._failures.pop(key, None)
         took = self._clock.monotonic() - now
         size = f"Image size: {image.size} bytes."

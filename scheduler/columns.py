@@ -162,7 +162,8 @@ class Columns:
     def _set_allocatable(self, row: int, allocatable: Mapping[str, Any]) -> None:
         self.allocatable[:, row] = 0
         for resource, text in allocatable.items():
-            self.allocatable[self.resource_row(resource), row] = amount(resource, str(text))
+            index = self.resource_row(resource)  # first: it may put a longer array in place
+            self.allocatable[index, row] = amount(resource, str(text))
 
     def _set_labels(self, row: int, labels: Mapping[str, str]) -> None:
         for column in self.labels.values():

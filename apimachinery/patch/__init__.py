@@ -16,5 +16,5 @@ def rejected(why: str) -> StatusError:
         422,
         "Invalid",
         "the server rejected our request due to an error in our request",
-        details={"causes": [Cause("UnexpectedServerResponse", why).as_dict()]},
+        details={"causes": [Cause("UnexpectedServerResponse", why, "patch").as_dict()]},
     )

@@ -1,24 +1,21 @@
 """Derive the API schema table from the types that lightkube-models carries.
 
 The models are read as source text, not imported: their runtime package is not needed to know what fields
-there are. What Go knows and they do not comes from `facts`. Run at build time; the table is never
-committed.
+there are. What Go knows and they do not comes from `facts`.
+Run at build time with the standard library alone, in an isolated build too; the table is never committed.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from apimachinery.schema import facts
-
-TABLE_NAME = "table.json"
+from apimachinery.schema import TABLE_NAME, facts
 
 # Model module -> definition prefix, for what is served or embedded. A module that is not here is not in the
 # table.
@@ -79,7 +76,7 @@ def models_directory() -> Path:
 def write_table(directory: Path) -> Path:
     """Write `table.json` into `directory` and return its path."""
     path = directory / TABLE_NAME
-    path.write_bytes(orjson.dumps(build_table(), option=orjson.OPT_SORT_KEYS))
+    path.write_text(json.dumps(build_table(), sort_keys=True, separators=(",", ":")), encoding="utf-8")
     return path
 
 
@@ -202,7 +199,7 @@ def _keeps_zero(kind: Any, owner: str, name: str) -> bool:
     if kind == "string":
         return name in facts.POINTER_STRINGS or full in facts.POINTER_STRINGS_OF
     if isinstance(kind, list):
-        return bool(kind[0] == "ref")  # an empty struct says something (`emptyDir: {}`), an empty list does not
+        return bool(kind[0] == "ref")  # `emptyDir: {}` says something, an empty list does not
     return kind not in ("date-time", "micro-time", "bytes")
 
 

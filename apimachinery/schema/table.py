@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from apimachinery.schema.generate import TABLE_NAME
+from apimachinery.schema import TABLE_NAME
 
 # "string", "int32", ... or ["array", T], ["map", T], ["ref", definition name].
 Type = str | list[Any]

@@ -1,4 +1,6 @@
-"""RBAC's escalation check: nobody grants more than they hold, unless they may `escalate` (roles) or `bind` (bindings)."""
+"""RBAC's escalation check: nobody grants more than they hold, unless they may `escalate` (roles) or `bind`
+(bindings).
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,10 @@ class EscalationCheck(Plugin):
 def _words(call: Call, missing: list[Rule]) -> str:
     listed = "\n".join(_shown(rule.as_dict()) for rule in missing)
     groups = " ".join(f'"{group}"' for group in call.user.groups)
-    return f'user "{call.user.name}" (groups=[{groups}]) is attempting to grant RBAC permissions not currently held:\n{listed}'
+    return (
+        f'user "{call.user.name}" (groups=[{groups}]) is attempting to grant RBAC permissions not '
+        f"currently held:\n{listed}"
+    )
 
 
 def _shown(rule: dict[str, Any]) -> str:

@@ -1,4 +1,6 @@
-"""NamespaceLifecycle: nothing is created in a namespace that does not exist or is ending; some namespaces never end."""
+"""NamespaceLifecycle: nothing is created in a namespace that does not exist or is ending; some namespaces
+never end.
+"""
 
 from __future__ import annotations
 

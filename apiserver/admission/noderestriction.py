@@ -1,4 +1,6 @@
-"""NodeRestriction: a kubelet changes its own Node and the pods bound to it, nothing else (plugin/pkg/admission/noderestriction)."""
+"""NodeRestriction: a kubelet changes its own Node and the pods bound to it, nothing else
+(plugin/pkg/admission/noderestriction).
+"""
 
 from __future__ import annotations
 
@@ -43,12 +45,12 @@ class NodeRestriction(Plugin):
             await self._pod(call, node)
         elif call.is_for("", "serviceaccounts") and call.subresource == "token":
             self._token(call, node)
-        elif call.is_for("coordination.k8s.io", "leases"):
-            if call.namespace != "kube-node-lease" or call.name != node:
-                raise forbid(
-                    call,
-                    'can only access node lease with the same name as the requesting node in namespace "kube-node-lease"',
-                )
+        elif call.is_for("coordination.k8s.io", "leases") and _key(call) != ("kube-node-lease", node):
+            raise forbid(
+                call,
+                "can only access node lease with the same name as the requesting node in "
+                'namespace "kube-node-lease"',
+            )
 
     def _node(self, call: Call, node: str) -> None:
         if call.name != node:
@@ -121,6 +123,10 @@ class NodeRestriction(Plugin):
             raise forbid(call, "node requested token bound to a pod that does not exist")
         if (pod.get("spec") or {}).get("nodeName") != node:
             raise forbid(call, "node requested token bound to a pod scheduled on a different node")
+
+
+def _key(call: Call) -> tuple[str, str]:
+    return call.namespace, call.name
 
 
 def _labels(obj: Object) -> dict[str, str]:

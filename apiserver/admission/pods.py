@@ -1,4 +1,6 @@
-"""Small plugins that fill in a new pod: Priority, DefaultTolerationSeconds, RuntimeClass; and a new node's taint."""
+"""Small plugins that fill in a new pod: Priority, DefaultTolerationSeconds, RuntimeClass; and a new node's
+taint.
+"""
 
 from __future__ import annotations
 
@@ -39,14 +41,18 @@ class Priority(PodPlugin):
         if spec.get("priority") not in (None, value):
             raise forbid(
                 call,
-                f"the integer value of priority ({spec['priority']}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name",
+                f"the integer value of priority ({spec['priority']}) must not be provided in pod "
+                f"spec; priority admission controller computed {value} from the given PriorityClass "
+                "name",
             )
         spec["priority"] = value
         policy = (found or {}).get("preemptionPolicy") or "PreemptLowerPriority"
         if spec.get("preemptionPolicy") not in (None, policy):
             raise forbid(
                 call,
-                f"the string value of PreemptionPolicy ({spec['preemptionPolicy']}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name",
+                f"the string value of PreemptionPolicy ({spec['preemptionPolicy']}) must not be "
+                f"provided in pod spec; priority admission controller computed {policy} from the "
+                "given PriorityClass name",
             )
         spec["preemptionPolicy"] = policy
 

@@ -1,4 +1,6 @@
-"""ServiceAccount: every pod runs as one, and finds its token, the cluster's CA and its namespace in a projected volume."""
+"""ServiceAccount: every pod runs as one, and finds its token, the cluster's CA and its namespace in a
+projected volume.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,3 @@
-"""Who is asking, and whether they may: authenticators, the Node and RBAC authorizers, service-account tokens."""
+"""Who is asking, and whether they may: authenticators, the Node and RBAC authorizers, service-account
+tokens.
+"""

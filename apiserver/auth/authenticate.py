@@ -1,4 +1,6 @@
-"""Authentication: front proxy headers, client certificate, bearer token, else anonymous. First that knows the caller wins."""
+"""Authentication: front proxy headers, client certificate, bearer token, else anonymous. First that knows
+the caller wins.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def anonymous_may_ask(path: str) -> bool:
 
 @lru_cache(4096)
 def user_of_certificate(der: bytes) -> User | None:
-    """CN is the user, O are the groups. The TLS layer has verified the chain; this reads, once per certificate."""
+    """CN is the user, O are the groups. The TLS layer has verified the chain; this reads, once per
+    certificate.
+    """
     certificate = x509.load_der_x509_certificate(der)
     try:
         usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value

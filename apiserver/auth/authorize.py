@@ -1,4 +1,6 @@
-"""Authorization: attributes of a request, the authorizers asked in order, and Kubernetes' words for a refusal."""
+"""Authorization: attributes of a request, the authorizers asked in order, and Kubernetes' words for a
+refusal.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The Node authorizer: a kubelet may read only what its own pods use, and write only what is its own.
 
-Rules of plugin/pkg/auth/authorizer/node. The graph "node <- pod -> secret, configmap, ..." is kept as two maps that follow
-the pods in the watch cache; it is brought up to date when a node asks.
+Rules of plugin/pkg/auth/authorizer/node. The graph "node <- pod -> secret, configmap, ..." is kept as two
+maps that follow the pods in the watch cache; it is brought up to date when a node asks.
 """
 
 from __future__ import annotations
@@ -157,9 +157,9 @@ class NodeAuthorizer:
             if self._current().uses(node, ("serviceaccounts", wanted.namespace, wanted.name)):
                 return Decision.ALLOW, ""
             return Decision.NO_OPINION, f"no relationship found between node '{node}' and this object"
-        if wanted.verb == "get" and not wanted.subresource:
-            if self._current().uses(node, ("serviceaccounts", wanted.namespace, wanted.name)):
-                return Decision.ALLOW, ""
+        ref = ("serviceaccounts", wanted.namespace, wanted.name)
+        if wanted.verb == "get" and not wanted.subresource and self._current().uses(node, ref):
+            return Decision.ALLOW, ""
         return Decision.NO_OPINION, "can only create tokens for individual service accounts"
 
     def _own(self, node: str, wanted: Attributes) -> tuple[Decision, str]:

@@ -1,7 +1,9 @@
-"""The bootstrap policy: roles and bindings every cluster starts with (plugin/pkg/auth/authorizer/rbac/bootstrappolicy).
+"""The bootstrap policy: roles and bindings every cluster starts with
+(plugin/pkg/auth/authorizer/rbac/bootstrappolicy).
 
-Written as tables: `rule("get list watch", "", "pods nodes")` is verbs, API groups ("" is core; several separated by
-commas), resources. Objects are plain RBAC objects with the label and annotation Kubernetes gives them.
+Written as tables: `rule("get list watch", "", "pods nodes")` is verbs, API groups ("" is core; several
+separated by commas), resources. Objects are plain RBAC objects with the label and annotation Kubernetes
+gives them.
 """
 
 from __future__ import annotations
@@ -22,10 +24,23 @@ READ = "get list watch"
 WRITE = "create delete deletecollection patch update"
 FULL = f"{READ} {WRITE}"
 
-APPS = "controllerrevisions daemonsets daemonsets/status deployments deployments/scale deployments/status replicasets replicasets/scale replicasets/status statefulsets statefulsets/scale statefulsets/status"
-APPS_WRITE = "daemonsets deployments deployments/rollback deployments/scale replicasets replicasets/scale statefulsets statefulsets/scale"
-CORE_VIEW = "configmaps endpoints persistentvolumeclaims persistentvolumeclaims/status pods replicationcontrollers replicationcontrollers/scale serviceaccounts services services/status"
-CORE_STATUS = "bindings events limitranges namespaces/status pods/log pods/status replicationcontrollers/status resourcequotas resourcequotas/status"
+APPS = (
+    "controllerrevisions daemonsets daemonsets/status deployments deployments/scale deployments/status "
+    "replicasets replicasets/scale replicasets/status statefulsets statefulsets/scale "
+    "statefulsets/status"
+)
+APPS_WRITE = (
+    "daemonsets deployments deployments/rollback deployments/scale replicasets replicasets/scale "
+    "statefulsets statefulsets/scale"
+)
+CORE_VIEW = (
+    "configmaps endpoints persistentvolumeclaims persistentvolumeclaims/status pods "
+    "replicationcontrollers replicationcontrollers/scale serviceaccounts services services/status"
+)
+CORE_STATUS = (
+    "bindings events limitranges namespaces/status pods/log pods/status replicationcontrollers/status "
+    "resourcequotas resourcequotas/status"
+)
 
 
 def rule(verbs: str, groups: str = "", resources: str = "", names: str = "") -> Rule:
@@ -161,7 +176,8 @@ CLUSTER_ROLES: dict[str, list[Rule]] = {
         rule(
             "*",
             "",
-            "nodes/checkpoint nodes/configz nodes/healthz nodes/log nodes/metrics nodes/pods nodes/proxy nodes/spec nodes/stats",
+            "nodes/checkpoint nodes/configz nodes/healthz nodes/log nodes/metrics nodes/pods "
+            "nodes/proxy nodes/spec nodes/stats",
         ),
     ],
     "system:persistent-volume-provisioner": [
@@ -229,7 +245,8 @@ CLUSTER_ROLES: dict[str, list[Rule]] = {
         rule(
             WRITE,
             "",
-            "configmaps events persistentvolumeclaims replicationcontrollers replicationcontrollers/scale secrets serviceaccounts services services/proxy",
+            "configmaps events persistentvolumeclaims replicationcontrollers "
+            "replicationcontrollers/scale secrets serviceaccounts services services/proxy",
         ),
         rule("create", "", "serviceaccounts/token"),
         rule(WRITE, "apps", APPS_WRITE),
@@ -438,6 +455,8 @@ BINDINGS: dict[str, list[tuple[str, str]]] = {
     "system:kube-controller-manager": [("User", "system:kube-controller-manager")],
     "system:kube-scheduler": [("User", "system:kube-scheduler")],
     "system:node": [],
+    # Not in Kubernetes' own policy, where whoever sets up the cluster binds the user of the apiserver's certificate.
+    "system:kubelet-api-admin": [("User", "kube-apiserver-kubelet-client")],
 }
 
 CONFIG_READER = "extension-apiserver-authentication-reader"
@@ -511,9 +530,7 @@ def cluster_roles() -> list[Object]:
         labels = {AGGREGATE + name[len(prefix) :]: "true"} if name.startswith(prefix) else None
         out.append(_object("ClusterRole", name, {"rules": [each.as_dict() for each in rules]}, labels=labels))
     for name, parts in AGGREGATED.items():
-        combined = [
-            each.as_dict() for part in parts for each in CLUSTER_ROLES[f"system:aggregate-to-{part}"]
-        ]
+        combined = [each.as_dict() for part in parts for each in CLUSTER_ROLES[f"system:aggregate-to-{part}"]]
         selectors = [{"matchLabels": {f"{AGGREGATE}{name}": "true"}}]
         labels = {AGGREGATE + PART_OF[name]: "true"} if name in PART_OF else None
         body = {"aggregationRule": {"clusterRoleSelectors": selectors}, "rules": combined}

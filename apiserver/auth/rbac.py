@@ -1,4 +1,6 @@
-"""The RBAC authorizer, over the watch cache: bindings indexed by subject, roles parsed once, both rebuilt on change."""
+"""The RBAC authorizer, over the watch cache: bindings indexed by subject, roles parsed once, both rebuilt
+on change.
+"""
 
 from __future__ import annotations
 

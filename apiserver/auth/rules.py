@@ -94,4 +94,4 @@ def _split(resource: str) -> tuple[str, str]:
 
 
 def _path_matches(pattern: str, path: str) -> bool:
-    return pattern == ALL or pattern == path or (pattern.endswith("*") and path.startswith(pattern[:-1]))
+    return pattern in (ALL, path) or (pattern.endswith("*") and path.startswith(pattern[:-1]))

@@ -1,7 +1,7 @@
 """Service-account tokens: signed JWTs bound to a pod, secret or node, as issued by TokenRequest (KEP-1205).
 
-A token is good as long as its signature, issuer, audience and times are, and its service account and the object it is
-bound to still exist with the uids named in it. Deleting either revokes it at once.
+A token is good as long as its signature, issuer, audience and times are, and its service account and the
+object it is bound to still exist with the uids named in it. Deleting either revokes it at once.
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ class Issuer:
         seconds: int,
         bound: Mapping[str, Mapping[str, str]],
     ) -> tuple[str, float]:
-        """A token for a ServiceAccount object and its expiry (Unix seconds). `bound`: "pod" etc. -> name and uid."""
+        """A token for a ServiceAccount object and its expiry (Unix seconds). `bound`: "pod" etc. -> name
+        and uid.
+        """
         fields, now = account["metadata"], int(self._now())
         private: dict[str, Any] = {
             "namespace": fields["namespace"],

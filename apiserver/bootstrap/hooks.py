@@ -1,7 +1,8 @@
-"""Post-start hooks: what the cluster must contain before this server calls itself ready, and what it keeps right after.
+"""Post-start hooks: what the cluster must contain before this server calls itself ready, and what it keeps
+right after.
 
-Each hook is a named, idempotent step; several servers run them at once without harm, since every write is a create that
-tolerates existence or a compare-and-swap. /readyz fails until all have succeeded once.
+Each hook is a named, idempotent step; several servers run them at once without harm, since every write is a
+create that tolerates existence or a compare-and-swap. /readyz fails until all have succeeded once.
 """
 
 from __future__ import annotations
@@ -120,7 +121,9 @@ class Bootstrap:
                 await self._reconcile_policy(resource, obj)
 
     async def _reconcile_policy(self, resource: str, wanted: Object) -> None:
-        """Add what is missing from a role or binding, unless its owner has turned autoupdate off; remove nothing."""
+        """Add what is missing from a role or binding, unless its owner has turned autoupdate off; remove
+        nothing.
+        """
         kind, fields = self._kind(policy.RBAC_GROUP, "v1", resource), wanted["metadata"]
         entry = self._registry.cacher.of(kind).get(
             f"{fields['namespace']}/{fields['name']}" if kind.namespaced else fields["name"]

@@ -1,8 +1,8 @@
 """The Service `kubernetes` and its Endpoints: the addresses of all apiservers that are alive.
 
-Each server keeps a key below /registry/masterleases/ that expires unless renewed; the Endpoints and EndpointSlice are
-reconciled with the keys that exist (pkg/controlplane/reconcilers/lease.go). So an address disappears some seconds after
-its server died, and no server ever removes another one's by mistake.
+Each server keeps a key below /registry/masterleases/ that expires unless renewed; the Endpoints and
+EndpointSlice are reconciled with the keys that exist (pkg/controlplane/reconcilers/lease.go). So an address
+disappears some seconds after its server died, and no server ever removes another one's by mistake.
 """
 
 from __future__ import annotations

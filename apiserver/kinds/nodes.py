@@ -23,6 +23,11 @@ def _prepare_create(node: Object) -> None:
 
 
 def _default(node: Object) -> None:
+    spec = common.spec_for(node)
+    if spec.get("podCIDRs"):
+        spec["podCIDR"] = spec["podCIDRs"][0]  # the older field shows the first
+    elif spec.get("podCIDR"):
+        spec["podCIDRs"] = [spec["podCIDR"]]
     status = node.setdefault("status", {})
     capacity = status.get("capacity")
     if capacity and "allocatable" not in status:

@@ -62,10 +62,21 @@ def _prepare_create(pod: Object) -> None:
         ]
 
 
+def _pair_addresses(status: Object, stored: Mapping[str, Any]) -> None:
+    """`podIP` is the first of `podIPs`: whichever was changed decides (so for `hostIP`)."""
+    for one, many in (("podIP", "podIPs"), ("hostIP", "hostIPs")):
+        addresses, address = status.get(many) or [], status.get(one)
+        if address and (not addresses or (address != stored.get(one) and addresses == stored.get(many))):
+            status[many] = [{"ip": address}]
+        elif addresses:
+            status[one] = addresses[0].get("ip", "")
+
+
 def _status_prepare(new: Object, old: Object) -> None:
     common.restore(new, old, "spec")
     common.restore(new.setdefault("metadata", {}), old.get("metadata") or {}, "ownerReferences")
     status = new.setdefault("status", {})
+    _pair_addresses(status, status_of(old))
     if qos := status_of(old).get("qosClass"):
         status.setdefault("qosClass", qos)
 
@@ -147,7 +158,7 @@ def _no_revival(new: Object, fresh: Any, stored: Any, path: str) -> Iterator[Cau
     for item in stored:
         ended = common.dig(item, "state", "terminated")
         successor = now.get(item.get("name"))
-        if not ended or successor is None or common.dig(successor, "state", "terminated"):
+        if ended is None or successor is None or common.dig(successor, "state", "terminated") is not None:
             continue
         if policy == "OnFailure" and ended.get("exitCode"):
             continue

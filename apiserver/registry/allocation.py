@@ -1,8 +1,9 @@
 """Cluster IPs and node ports: unique in the cluster, however many apiservers hand them out.
 
-The truth is one bitmap a range, kept in the store as Kubernetes keeps it (RangeAllocation below /registry/ranges/) and
-changed by compare-and-swap alone. A crash between taking a number and writing the Service leaks the number;
-`repair` finds such leaks by comparing with the Services and frees what it has seen leaked three times in a row.
+The truth is one bitmap a range, kept in the store as Kubernetes keeps it (RangeAllocation below
+/registry/ranges/) and changed by compare-and-swap alone. A crash between taking a number and writing the
+Service leaks the number; `repair` finds such leaks by comparing with the Services and frees what it has
+seen leaked three times in a row.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import base64
 import ipaddress
 import random
+import uuid
 from collections.abc import Iterable
 from typing import Any
 
@@ -78,7 +80,9 @@ class Bitmap:
             await self._change(lambda used: used & ~mask)
 
     async def repair(self, in_use: set[int]) -> None:
-        """Mark what is in use, and free what has been marked without use at the last LEAK_SIGHTINGS repairs."""
+        """Mark what is in use, and free what has been marked without use at the last LEAK_SIGHTINGS
+        repairs.
+        """
 
         def mend(used: int) -> int:
             leaked = {number for number in range(self._size) if used >> number & 1} - in_use
@@ -120,10 +124,14 @@ class Bitmap:
 
     def _encode(self, used: int) -> Object:
         data = base64.b64encode(used.to_bytes((self._size + 7) // 8, "big")).decode()
+        # The store tells a write of ours whose answer was lost by its bytes: two servers that take the same
+        # number
+        # at once must not write the same ones.
+        fields = {"annotations": {"hardway/write": str(uuid.uuid4())}}
         return {
             "kind": "RangeAllocation",
             "apiVersion": "v1",
-            "metadata": {},
+            "metadata": fields,
             "range": self._shown,
             "data": data,
         }
@@ -217,7 +225,10 @@ class ServiceAllocator:
                 raise errors.internal_error("failed to allocate a serviceIP: range is full") from None
         number = self._ip_number(wanted)
         if number is None or number not in self._usable:
-            why = f"failed to allocate IP {wanted}: the provided IP ({wanted}) is not in the valid range. The range of valid IPs is {self._network}"
+            why = (
+                f"failed to allocate IP {wanted}: the provided IP ({wanted}) is not in the valid range. "
+                f"The range of valid IPs is {self._network}"
+            )
             raise errors.invalid("", "Service", name, [field.invalid("spec.clusterIPs", [wanted], why)])
         try:
             await self._ips.take(number)

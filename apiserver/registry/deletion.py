@@ -1,5 +1,6 @@
-"""What a DELETE does: remove now, or mark and wait for grace or finalizers. Pure; the same decisions as Kubernetes'
-generic registry (`BeforeDelete`, `deletionFinalizersForGarbageCollection`) and the pod strategy's grace.
+"""What a DELETE does: remove now, or mark and wait for grace or finalizers. Pure; the same decisions as
+Kubernetes' generic registry (`BeforeDelete`, `deletionFinalizersForGarbageCollection`) and the pod
+strategy's grace.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ ORPHAN, FOREGROUND = "orphan", "foregroundDeletion"
 
 @dataclass(frozen=True, slots=True)
 class DeletePlan:
-    """`remove`: delete the key. `mark`: write `obj` instead. `keep`: it is being deleted already; nothing changes."""
+    """`remove`: delete the key. `mark`: write `obj` instead. `keep`: it is being deleted already; nothing
+    changes.
+    """
 
     action: Literal["remove", "mark", "keep"]
     obj: Object
@@ -101,7 +104,9 @@ def _set_finalizers(kind: Kind, fields: Object, propagation: str) -> None:
 
 
 def _grace_seconds(kind: Kind, obj: Object, options: DeleteOptions) -> int | None:
-    """Seconds the object gets to end; None: not said (only meaningful for one that is being deleted already)."""
+    """Seconds the object gets to end; None: not said (only meaningful for one that is being deleted
+    already).
+    """
     if not kind.strategy.default_grace_seconds:
         return 0
     spec, status = obj.get("spec") or {}, obj.get("status") or {}

@@ -31,7 +31,8 @@ def check_namespace(kind: Kind, obj: Object, namespace: str) -> None:
     given = fields.get("namespace") or namespace
     if given != namespace:
         raise errors.bad_request(
-            f"the namespace of the provided object does not match the namespace sent on the request: {given} != {namespace}"
+            "the namespace of the provided object does not match the namespace sent on the "
+            f"request: {given} != {namespace}"
         )
     fields["namespace"] = namespace
 
@@ -47,7 +48,9 @@ def check_name(obj: Object, name: str) -> None:
 
 
 def fill_new(kind: Kind, obj: Object, *, now: float, uid: str, rng: Random) -> None:
-    """What a created object gets: name, uid, creation time, generation. Client-set system fields are dropped."""
+    """What a created object gets: name, uid, creation time, generation. Client-set system fields are
+    dropped.
+    """
     fields = metadata(obj)
     for name in (*SYSTEM_FIELDS, "resourceVersion", "selfLink"):
         fields.pop(name, None)
@@ -60,7 +63,9 @@ def fill_new(kind: Kind, obj: Object, *, now: float, uid: str, rng: Random) -> N
 
 
 def keep_stored(kind: Kind, new: Object, old: Object) -> None:
-    """What an update cannot change comes from the stored object; 409 when the update is meant for another one."""
+    """What an update cannot change comes from the stored object; 409 when the update is meant for another
+    one.
+    """
     fields, stored = metadata(new), old["metadata"]
     uid = fields.get("uid")
     if uid and uid != stored["uid"]:

@@ -1,7 +1,9 @@
-"""Reads: which version of the state a get or list may be answered from, and paging. Everything hands out cache entries.
+"""Reads: which version of the state a get or list may be answered from, and paging. Everything hands out
+cache entries.
 
-The rules are those of Kubernetes' "Resource versions" page: no version means the most recent state (the store is
-asked what that is), "0" whatever the cache has, a version with NotOlderThan at least that, with Exact just that one.
+The rules are those of Kubernetes' "Resource versions" page: no version means the most recent state (the
+store is asked what that is), "0" whatever the cache has, a version with NotOlderThan at least that, with
+Exact just that one.
 """
 
 from __future__ import annotations
@@ -197,8 +199,10 @@ class Reader:
         if not continued:
             return errors.gone("The resourceVersion for the provided list is too old.")
         error = errors.gone(
-            "The provided continue parameter is too old to display a consistent list result. You can start a new list "
-            "without the continue parameter, or use the continue token in this response to retrieve the remainder of "
+            "The provided continue parameter is too old to display a consistent list result. You "
+            "can start a new list "
+            "without the continue parameter, or use the continue token in this response to retrieve "
+            "the remainder of "
             "the results. Continuing with the provided token results in an inconsistent list."
         )
         error.status["metadata"] = {

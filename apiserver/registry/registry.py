@@ -1,8 +1,9 @@
 """Writes: the one implementation of create, update, delete and deletecollection for every kind.
 
-Every write is a compare-and-swap loop: take the state (from the cache first, it is usually current), compute the next
-state, swap. A computation that fails on a cached state is repeated on the store's, since the cache may lag. The order
-of the steps of a write is the order of the lines below; kinds differ only in their `Strategy` and in `Hooks`.
+Every write is a compare-and-swap loop: take the state (from the cache first, it is usually current),
+compute the next state, swap. A computation that fails on a cached state is repeated on the store's, since
+the cache may lag. The order of the steps of a write is the order of the lines below; kinds differ only in
+their `Strategy` and in `Hooks`.
 """
 
 from __future__ import annotations
@@ -244,7 +245,8 @@ class Registry:
 
     @staticmethod
     def _check_update(call: Call, new: Object, old: Object) -> list[Cause]:
-        """The strategy's part of an update. Subresources with rules of their own have applied them already."""
+        """The strategy's part of an update. Subresources with rules of their own have applied them "
+        "already."""
         kind, strategy = call.kind, call.kind.strategy
         if call.subresource in STATUS_LIKE:
             strategy.status_prepare_update(new, old)

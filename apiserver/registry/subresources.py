@@ -1,4 +1,6 @@
-"""Subresources that are writes or views of their object: status, scale, binding, eviction, finalize, ephemeralcontainers."""
+"""Subresources that are writes or views of their object: status, scale, binding, eviction, finalize,
+ephemeralcontainers.
+"""
 
 from __future__ import annotations
 
@@ -151,7 +153,10 @@ class Subresources:
     def _check_bindable(kind: Kind, pod: Object, node: str, given: Object) -> None:
         fields, bound = pod["metadata"], pod["spec"].get("nodeName")
         if given.get("uid") and given["uid"] != fields["uid"]:
-            why = f"Precondition failed: UID in precondition: {given['uid']}, UID in object meta: {fields['uid']}"
+            why = (
+                f"Precondition failed: UID in precondition: {given['uid']}, UID in object meta: "
+                f"{fields['uid']}"
+            )
             raise errors.conflict("", "pods/binding", fields["name"], why)
         if "deletionTimestamp" in fields:
             raise errors.conflict(
@@ -196,7 +201,8 @@ class Subresources:
                 covering.append(entry.name)
         if len(covering) > 1:
             raise errors.internal_error(
-                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource "
+                "does not support."
             )
         for name in covering:
             call = self._verbs.call(request, budgets, "update")
@@ -210,7 +216,9 @@ Merge = Callable[[Object, Object], Iterable[Cause]]
 
 
 class PodPart:
-    """A subresource that changes one part of a pod's spec: `merge` moves it from the wanted pod into the stored one."""
+    """A subresource that changes one part of a pod's spec: `merge` moves it from the wanted pod into the
+    stored one.
+    """
 
     def __init__(self, registry: Registry, verbs: Verbs, merge: Merge) -> None:
         self._registry = registry
@@ -230,7 +238,9 @@ class PodPart:
     async def _write(self, call: Call, make: Callable[[Object], Object]) -> Answer:
         async def change(stored: Object) -> Object:
             wanted = make(copy.deepcopy(stored))
-            stored["metadata"]["resourceVersion"] = wanted["metadata"].get("resourceVersion") or stored["metadata"]["resourceVersion"]
+            stored["metadata"]["resourceVersion"] = (
+                wanted["metadata"].get("resourceVersion") or stored["metadata"]["resourceVersion"]
+            )
             causes = list(self._merge(stored["spec"], wanted.get("spec") or {}))
             if causes:
                 raise errors.invalid("", "Pod", call.name, causes)
@@ -247,9 +257,13 @@ def add_ephemeral(spec: Object, wanted: Object) -> Iterable[Cause]:
     names = {item.get("name") for item in after}
     for name, item in before.items():
         if name not in names:
-            yield field.forbidden("spec.ephemeralContainers", f"existing ephemeral containers {name!r} may not be removed")
+            yield field.forbidden(
+                "spec.ephemeralContainers", f"existing ephemeral containers {name!r} may not be removed"
+            )
         elif not any(_keeps(item, new) for new in after):
-            yield field.forbidden("spec.ephemeralContainers", f"existing ephemeral containers {name!r} may not be changed")
+            yield field.forbidden(
+                "spec.ephemeralContainers", f"existing ephemeral containers {name!r} may not be changed"
+            )
     for index, new in enumerate(after):
         path = f"spec.ephemeralContainers[{index}]"
         if not new.get("name"):
@@ -283,8 +297,10 @@ def _spend(pod: str, now: str) -> Any:
         name = budget["metadata"]["name"]
         if status.get("disruptionsAllowed", 0) <= 0:
             raise errors.too_many_requests(
-                f"Cannot evict pod as it would violate the pod's disruption budget. The disruption budget {name} needs "
-                f"{status.get('desiredHealthy', 0)} healthy pods and has {status.get('currentHealthy', 0)} currently",
+                "Cannot evict pod as it would violate the pod's disruption budget. The disruption "
+                f"budget {name} needs "
+                f"{status.get('desiredHealthy', 0)} healthy pods and has "
+                f"{status.get('currentHealthy', 0)} currently",
                 retry_after=0,
             )
         status["disruptionsAllowed"] -= 1
@@ -351,5 +367,3 @@ def _put(obj: Object, path: str, value: Any) -> None:
     for part in parents:
         obj = obj.setdefault(part, {})
     obj[last] = value
-
-

@@ -1,1 +1,3 @@
-"""From HTTP to the registry: request info, negotiation, the ordered chain, verbs, watches, discovery, proxying."""
+"""From HTTP to the registry: request info, negotiation, the ordered chain, verbs, watches, discovery,
+proxying.
+"""

@@ -1,7 +1,8 @@
 """The chain every request passes, in one function (`Chain._answer`), as a pure ASGI application.
 
-TLS identity -> request info -> authentication -> flow control -> authorization, then the handler: for resources mutating
-admission -> schema -> validating admission -> registry -> storage. Around it: deadline, errors to Status, audit, metrics.
+TLS identity -> request info -> authentication -> flow control -> authorization, then the handler: for
+resources mutating admission -> schema -> validating admission -> registry -> storage. Around it: deadline,
+errors to Status, audit, metrics.
 """
 
 from __future__ import annotations
@@ -105,7 +106,9 @@ class Chain:
     async def _guarded(
         self, scope: Scope, receive: Receive, send: Send
     ) -> tuple[Request | None, Answer | None]:
-        """Run the chain; whatever goes wrong becomes a Status, and nothing about our insides leaves the server."""
+        """Run the chain; whatever goes wrong becomes a Status, and nothing about our insides leaves the
+        server.
+        """
         request: Request | None = None
         try:
             info = parse(scope["method"], scope["raw_path"].decode("latin-1"), scope["query_string"])

@@ -1,4 +1,6 @@
-"""Discovery: which groups, versions and resources there are, in the old form (/api, /apis/...) and the aggregated one."""
+"""Discovery: which groups, versions and resources there are, in the old form (/api, /apis/...) and the
+aggregated one.
+"""
 
 from __future__ import annotations
 

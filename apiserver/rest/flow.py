@@ -1,8 +1,9 @@
 """Flow control: a bound on requests in flight, with a reserve that only the cluster's own heartbeats may use.
 
-Reads and writes have separate limits (`--max-requests-inflight`, `--max-mutating-requests-inflight`). A request over the
-limit waits its turn for a moment and gets a 429 then. Leases and node status come from a share of their own, so that one
-noisy client cannot make nodes look dead. Watches and other long-running requests are not counted.
+Reads and writes have separate limits (`--max-requests-inflight`, `--max-mutating-requests-inflight`). A
+request over the limit waits its turn for a moment and gets a 429 then. Leases and node status come from a
+share of their own, so that one noisy client cannot make nodes look dead. Watches and other long-running
+requests are not counted.
 """
 
 from __future__ import annotations

@@ -22,7 +22,9 @@ NAMESPACE_SUBRESOURCES = ("status", "finalize")
 
 @dataclass(frozen=True, slots=True)
 class RequestInfo:
-    """A request as authorization and routing see it. Non-resource requests have only `path` and a lower-case verb."""
+    """A request as authorization and routing see it. Non-resource requests have only `path` and a lower-
+    case verb.
+    """
 
     path: str
     verb: str
@@ -55,7 +57,9 @@ def parse_query(raw: bytes) -> Query:
 
 
 def split_path(raw_path: str) -> list[str]:
-    """Segments of an undecoded path, each decoded on its own. Raises 400 for a segment that plays path tricks."""
+    """Segments of an undecoded path, each decoded on its own. Raises 400 for a segment that plays path
+    tricks.
+    """
     parts = [unquote(part) for part in raw_path.strip("/").split("/")] if raw_path.strip("/") else []
     for part in parts:
         if part in (".", "..") or "/" in part or "\0" in part:

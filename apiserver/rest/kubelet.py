@@ -1,7 +1,8 @@
 """Requests that a node's kubelet answers: pods/log, exec, attach, portforward, nodes/proxy.
 
-An upgrade is tunnelled on the transport: both heads are passed on, then bytes in both directions, so WebSocket and SPDY
-work alike. Everything else is relayed as a stream. The kubelet's certificate is always verified against its CA.
+An upgrade is tunnelled on the transport: both heads are passed on, then bytes in both directions, so
+WebSocket and SPDY work alike. Everything else is relayed as a stream. The kubelet's certificate is always
+verified against its CA.
 """
 
 from __future__ import annotations
@@ -178,7 +179,9 @@ class NodeProxy:
         )
         headers = {name: value for name, value in request.headers.items() if name not in HOP_HEADERS}
         body = await request.body() if request.method not in ("GET", "HEAD") else None
-        built = client.build_request(request.method, base + path, params=httpx.QueryParams(tuple(query)), headers=headers, content=body)
+        built = client.build_request(
+            request.method, base + path, params=httpx.QueryParams(tuple(query)), headers=headers, content=body
+        )
         try:
             answer = await client.send(built, stream=True)
         except (httpx.HTTPError, OSError) as error:

@@ -40,7 +40,8 @@ def accept(header: str, *, shapes: tuple[str, ...] = (TABLE, PARTIAL, PARTIAL_LI
         elif media in YAML_TYPES and not parameters.get("as"):
             return Form(yaml=True)
     raise errors.not_acceptable(
-        "only the following media types are accepted: application/json, application/yaml, application/json;as=Table;v=v1;g=meta.k8s.io"
+        "only the following media types are accepted: application/json, application/yaml, "
+        "application/json;as=Table;v=v1;g=meta.k8s.io"
     )
 
 
@@ -55,7 +56,9 @@ def content_type(header: str) -> str:
 
 
 def read_any(body: bytes, header: str, *, find_duplicates: bool = False) -> tuple[Any, tuple[str, ...]]:
-    """Decode a request body; the second value lists keys given twice. Raises 415 for another type, 400 if malformed."""
+    """Decode a request body; the second value lists keys given twice. Raises 415 for another type, 400 if
+    malformed.
+    """
     media = content_type(header)
     if media == protobuf.MEDIA_TYPE:
         return protobuf.decode(body), ()

@@ -1,6 +1,8 @@
-"""OpenAPI documents: v3 per group version (with the paths clients look into) and a v2 document of all definitions.
+"""OpenAPI documents: v3 per group version (with the paths clients look into) and a v2 document of all
+definitions.
 
-kubectl reads from v3 whether PATCH and POST of a kind know `fieldValidation`; then it leaves validation to the server.
+kubectl reads from v3 whether PATCH and POST of a kind know `fieldValidation`; then it leaves validation to
+the server.
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ class OpenApi:
         return self._documents[path]
 
     def v2(self) -> tuple[bytes, str]:
-        """A Swagger document with every definition, and no paths beyond what clients need to see it is one."""
+        """A Swagger document with every definition, and no paths beyond what clients need to see "
+        "it is one."""
         if "v2" not in self._documents:
             names = [name for gv in self._group_versions() for name in openapi.definitions_of(*gv)]
             text = orjson.dumps(openapi.schemas(names)).replace(b"#/components/schemas/", b"#/definitions/")
@@ -120,7 +123,8 @@ def _operation(kind: Kind, verb: str) -> Object:
     )
     action = {"create": "post", "update": "put"}.get(verb, verb)
     out: Object = {
-        "operationId": f"{verb}{kind.group.partition('.')[0].title() or 'Core'}{kind.version.title()}{kind.kind}",
+        "operationId": f"{verb}{kind.group.partition('.')[0].title() or "
+        "'Core'}{kind.version.title()}{kind.kind}",
         "parameters": [
             {"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": True}} for name in names
         ],

@@ -1,4 +1,6 @@
-"""Query parameters and bodies that steer a call: ListOptions, DeleteOptions, write options. Pure; raise 400 by name."""
+"""Query parameters and bodies that steer a call: ListOptions, DeleteOptions, write options. Pure; raise 400
+by name.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +117,8 @@ def write_options(info: RequestInfo) -> WriteOptions:
     validation = info.first("fieldValidation")
     if validation not in FIELD_VALIDATIONS:
         raise errors.bad_request(
-            f'fieldValidation: Unsupported value: "{validation}": supported values: "Ignore", "Strict", "Warn"'
+            f'fieldValidation: Unsupported value: "{validation}": supported values: "Ignore", '
+            '"Strict", "Warn"'
         )
     manager = info.first("fieldManager")
     if len(manager) > 128:

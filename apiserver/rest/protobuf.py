@@ -1,9 +1,10 @@
 """Request bodies in `application/vnd.kubernetes.protobuf`, which Go clients prefer for built-in kinds.
 
-The wire form is the magic "k8s\\0" and a `runtime.Unknown` message that holds type and raw bytes. Field numbers are the
-API's (generated.proto of each group), kept in `protobuf_fields.json`: message -> number -> [JSON name, type], the type
-being s(tring), y (bytes), i(nteger), b(ool), d(ouble), @message, * repeated or % map to one of these. A message field
-without a JSON name is inlined, as embedded Go structs are. Answers are always JSON; clients read either.
+The wire form is the magic "k8s\\0" and a `runtime.Unknown` message that holds type and raw bytes. Field
+numbers are the API's (generated.proto of each group), kept in `protobuf_fields.json`: message -> number ->
+[JSON name, type], the type being s(tring), y (bytes), i(nteger), b(ool), d(ouble), @message, * repeated or
+% map to one of these. A message field without a JSON name is inlined, as embedded Go structs are. Answers
+are always JSON; clients read either.
 """
 
 from __future__ import annotations

@@ -17,7 +17,9 @@ Virtual = Mapping[tuple[str, str, str], Callable[[Request], Awaitable[Answer]]]
 
 
 class Resources:
-    """`virtual` are the resources that are only asked, never stored (access reviews): create is their one verb."""
+    """`virtual` are the resources that are only asked, never stored (access reviews): create is their one
+    verb.
+    """
 
     def __init__(self, scheme: Scheme, verbs: Verbs, subresources: Subresources, virtual: Virtual) -> None:
         self._scheme = scheme

@@ -1,4 +1,6 @@
-"""Resources that are only asked: access reviews, token reviews, self reviews; and impersonation, which uses the same checks."""
+"""Resources that are only asked: access reviews, token reviews, self reviews; and impersonation, which uses
+the same checks.
+"""
 
 from __future__ import annotations
 
@@ -159,7 +161,9 @@ def _invalid(kind: str, path: str, text: str) -> errors.StatusError:
 
 
 class Impersonation:
-    """`Impersonate-*` headers: act as someone else, if RBAC lets you (verb `impersonate` on users, groups, ...)."""
+    """`Impersonate-*` headers: act as someone else, if RBAC lets you (verb `impersonate` on users, groups,
+    ...).
+    """
 
     def __init__(self, authorizer: Union) -> None:
         self._authorizer = authorizer

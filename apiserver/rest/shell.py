@@ -1,4 +1,6 @@
-"""The FastAPI application: health, version, metrics, discovery and OpenAPI documents, and the mounts of /api and /apis."""
+"""The FastAPI application: health, version, metrics, discovery and OpenAPI documents, and the mounts of
+/api and /apis.
+"""
 
 from __future__ import annotations
 

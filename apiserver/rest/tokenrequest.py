@@ -90,14 +90,18 @@ class TokenRequests:
         ).decoded()
         uid = obj["metadata"]["uid"]
         if ref.get("uid") and ref["uid"] != uid:
-            why = f"the UID in the bound object reference ({ref['uid']}) does not match the UID in record. The object might have been deleted and then recreated"
+            why = (
+                f"the UID in the bound object reference ({ref['uid']}) does not match the UID in "
+                "record. The object might have been deleted and then recreated"
+            )
             raise errors.conflict("", kind.resource, ref["name"], why)
         bound = {kind.kind.lower(): {"name": ref["name"], "uid": uid}}
         if kind.resource == "pods":
             spec = obj.get("spec") or {}
             if spec.get("serviceAccountName", "default") != account:
                 raise errors.bad_request(
-                    f"cannot bind token for serviceaccount {account!r} to pod running with different serviceaccount name."
+                    f"cannot bind token for serviceaccount {account!r} to pod running with "
+                    "different serviceaccount name."
                 )
             bound.update(self._node_claim(spec.get("nodeName", "")))
         return bound

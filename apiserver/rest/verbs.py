@@ -1,4 +1,6 @@
-"""What each verb on a resource does with a request: read it, call the registry, put the result into the asked-for form."""
+"""What each verb on a resource does with a request: read it, call the registry, put the result into the
+asked-for form.
+"""
 
 from __future__ import annotations
 
@@ -158,11 +160,13 @@ def check_type(obj: Object, kind: Kind) -> None:
     version, name = obj.get("apiVersion") or kind.api_version, obj.get("kind") or kind.kind
     if version != kind.api_version:
         raise errors.bad_request(
-            f"the API version in the data ({version}) does not match the expected API version ({kind.api_version})"
+            f"the API version in the data ({version}) does not match the expected API version "
+            f"({kind.api_version})"
         )
     if name != kind.kind:
         raise errors.bad_request(
-            f'{name} in version "{kind.version}" cannot be handled as a {kind.kind}: the kind in the data does not match the URL'
+            f'{name} in version "{kind.version}" cannot be handled as a {kind.kind}: the kind in '
+            "the data does not match the URL"
         )
 
 

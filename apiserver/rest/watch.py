@@ -1,7 +1,9 @@
-"""A watch: the initial state if asked for, then events from the cache's log, then bookmarks, until its time is up.
+"""A watch: the initial state if asked for, then events from the cache's log, then bookmarks, until its time
+is up.
 
-A watcher is a position in the log (see storage/watchcache.py). It holds no queue: one that does not read is waited for
-by the transport's flow control, and when its position has left the window by then, it is dropped and has to list again.
+A watcher is a position in the log (see storage/watchcache.py). It holds no queue: one that does not read is
+waited for by the transport's flow control, and when its position has left the window by then, it is dropped
+and has to list again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The watch cache: one list and one watch of the store feed every resource's `ResourceCache`.
 
-Reads that must be consistent ask `confirm()` for a revision of the store that is at least as new as the request, then
-`wait_for()` it. Confirmations are shared: a request joins the *next* question to the store, never one already asked,
-since that one may have been answered before a write this client has seen.
+Reads that must be consistent ask `confirm()` for a revision of the store that is at least as new as the
+request, then `wait_for()` it. Confirmations are shared: a request joins the *next* question to the store,
+never one already asked, since that one may have been answered before a write this client has seen.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ Sleep = Callable[[float], Awaitable[None]]
 
 
 class Cacher:
-    """Keeps all resources of the scheme current. `run()` is its one task; `ready` is set once the first list is in."""
+    """Keeps all resources of the scheme current. `run()` is its one task; `ready` is set once the first
+    list is in.
+    """
 
     def __init__(self, store: Store, kinds: Iterable[Kind], *, sleep: Sleep = asyncio.sleep) -> None:
         self._store = store
@@ -51,7 +53,9 @@ class Cacher:
         return self._by_kind[(kind.group, kind.version, kind.resource)]
 
     async def run(self) -> None:
-        """List, then follow; start over when the store has compacted what was missed. Ends only by cancellation."""
+        """List, then follow; start over when the store has compacted what was missed. Ends only by
+        cancellation.
+        """
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._answer_questions(), name="cacher-confirm")
             await self._follow()

@@ -1,8 +1,8 @@
 """Compaction of the store's history, by whichever apiserver comes first.
 
-As kube-apiserver does it: the key `compact_rev_key` holds the revision that was current at the last turn; its version
-counts turns. Each turn one server wins the swap of that key and compacts to the revision *it* saw one interval ago, so at
-least one interval of history is always kept.
+As kube-apiserver does it: the key `compact_rev_key` holds the revision that was current at the last turn;
+its version counts turns. Each turn one server wins the swap of that key and compacts to the revision *it*
+saw one interval ago, so at least one interval of history is always kept.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""The store on etcd v3: keys below /registry/, every write a compare-and-swap transaction on the key's mod revision.
+"""The store on etcd v3: keys below /registry/, every write a compare-and-swap transaction on the key's mod
+revision.
 
-A write whose answer is lost is never repeated blindly: see `_swap`. What stays unknown is reported as such, and the
-client sees a 504.
+A write whose answer is lost is never repeated blindly: see `_swap`. What stays unknown is reported as such,
+and the client sees a 504.
 
-The watch covers every key, not only /registry/: then every revision the store makes reaches this server as an event, and
-the cache's progress needs no protocol beyond the watch itself.
+The watch covers every key, not only /registry/: then every revision the store makes reaches this server as
+an event, and the cache's progress needs no protocol beyond the watch itself.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ from etcdlite.pb import kv_pb2, rpc_pb2
 T = TypeVar("T")
 
 DEADLINE = 10.0
-LOOKUP_DEADLINE = 5.0
+ATTEMPT = 3.0
+RETRY_PAUSE = 0.05
 LEASE_REUSE_SECONDS = 60.0
 SHARED_LEASE_TTL = 300
 ALL_KEYS = b"\0"
@@ -45,7 +47,9 @@ COMPACT_KEY = b"compact_rev_key"
 
 
 class EtcdStore:
-    """`transformer_of` gives the encryption of a storage key; `clock` (seconds, monotonic) ages event leases."""
+    """`transformer_of` gives the encryption of a storage key; `clock` (seconds, monotonic) ages event
+    leases.
+    """
 
     def __init__(
         self,
@@ -118,7 +122,9 @@ class EtcdStore:
             await self._read(self._client.compact(revision))
 
     async def compaction_turn(self, seen_turn: int) -> tuple[int, int]:
-        """Try to take the turn after `seen_turn`; the newest turn and the store's revision (storage/compactor.py)."""
+        """Try to take the turn after `seen_turn`; the newest turn and the store's revision
+        (storage/compactor.py).
+        """
         revision = str(await self.current_revision()).encode()
         answer = await self._read(
             self._client.txn(
@@ -143,43 +149,42 @@ class EtcdStore:
     async def _swap(
         self, key: str, expected: int, change: rpc_pb2.RequestOp, sealed: bytes | None
     ) -> Stored | RevisionMismatch:
-        """Make one change if the key is still at `expected`; else what is there now. `sealed` is what it writes.
+        """Make one change if the key is still at `expected`; else what is there now.
 
-        A put may be sent again when its answer is lost: of several equal swaps at most one succeeds, and a failed one
-        shows our own bytes when an earlier one did. A lost deletion leaves no such trace and is looked up instead.
+        `sealed` is what a put writes (None: a deletion). When an answer is lost, the same swap is sent
+        again: at most one of several equal swaps succeeds, and a later one that fails shows what the
+        earlier one left. Only after such a loss does finding our own outcome mean that it is ours; two
+        writers may well write equal bytes.
         """
         raw = key.encode()
         compare, otherwise = [etcd.compare_mod(raw, expected)], [etcd.op_get(raw)]
-        try:
-            answer = await self._client.txn(
-                compare, [change], otherwise, repeatable=sealed is not None, timeout=DEADLINE
-            )
-        except etcd.OutcomeUnknown as error:
-            return await self._find_out(key, error)
-        except etcd.Unavailable as error:
-            raise WriteOutcomeUnknown(f"the outcome of the write of {key} is unknown: {error}") from None
-        except etcd.EtcdError as error:
-            raise translate(error) from error
-        if answer.succeeded:
-            return Stored(key, b"", int(answer.header.revision))
-        kvs = answer.responses[0].response_range.kvs
-        found = kvs[0] if kvs else None
-        if found is not None and found.value == sealed and found.mod_revision > expected:
-            return Stored(key, b"", int(found.mod_revision))
-        return RevisionMismatch(self._open(found) if found else None)
-
-    async def _find_out(self, key: str, lost: etcd.OutcomeUnknown) -> Stored:
-        """After a deletion whose answer was lost: it took effect if the key is gone."""
-        try:
-            answer = await self._client.range(key.encode(), timeout=LOOKUP_DEADLINE)
-        except etcd.EtcdError:
-            raise WriteOutcomeUnknown(f"the outcome of the deletion of {key} is unknown: {lost}") from None
-        if answer.kvs:
-            raise WriteOutcomeUnknown(f"the outcome of the deletion of {key} is unknown: {lost}")
-        return Stored(key, b"", int(answer.header.revision))
+        deadline, lost = self._clock() + DEADLINE, False
+        while True:
+            try:
+                timeout = max(min(ATTEMPT, deadline - self._clock()), 0.1)
+                answer = await self._client.txn(compare, [change], otherwise, timeout=timeout)
+            except etcd.OutcomeUnknown as error:
+                lost = True
+                if self._clock() >= deadline:
+                    raise WriteOutcomeUnknown(f"the write of {key}: {error}") from None
+                await asyncio.sleep(RETRY_PAUSE)
+                continue
+            except etcd.EtcdError as error:
+                if lost:
+                    raise WriteOutcomeUnknown(f"the write of {key}: {error}") from None
+                raise translate(error) from error
+            if answer.succeeded:
+                return Stored(key, b"", int(answer.header.revision))
+            kvs = answer.responses[0].response_range.kvs
+            found = kvs[0] if kvs else None
+            if lost and _is_outcome(found, sealed, expected):
+                return Stored(key, b"", int(found.mod_revision if found else answer.header.revision))
+            return RevisionMismatch(self._open(found) if found else None)
 
     async def _lease(self, ttl: int) -> int:
-        """A lease for keys that expire; long-lived keys written within a minute share one, which lives that much longer."""
+        """A lease for keys that expire; long-lived keys written within a minute share one, which lives that
+        much longer.
+        """
         if ttl < SHARED_LEASE_TTL:
             return int((await self._read(self._client.lease_grant(ttl))).ID)
         now = self._clock()
@@ -203,6 +208,13 @@ class EtcdStore:
             return Change(key, self._transformer_of(key).from_storage(key, event.kv.value), revision)
         except Undecodable:
             return Change(key, b"", revision)
+
+
+def _is_outcome(found: kv_pb2.KeyValue | None, sealed: bytes | None, expected: int) -> bool:
+    """Whether the key looks as our change would have left it."""
+    if found is None or sealed is None:
+        return found is None and sealed is None
+    return found.value == sealed and found.mod_revision > expected
 
 
 def prefix_end(prefix: bytes) -> bytes:

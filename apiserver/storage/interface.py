@@ -1,7 +1,8 @@
 """What the apiserver needs of a store, whichever it is.
 
-Values that cross this interface are the encoded object *without* `metadata.resourceVersion`, as in Kubernetes' own
-key layout; the revision that last wrote the key stands beside it and becomes the resourceVersion.
+Values that cross this interface are the encoded object *without* `metadata.resourceVersion`, as in
+Kubernetes' own key layout; the revision that last wrote the key stands beside it and becomes the
+resourceVersion.
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ class Batch:
 class Store(Protocol):
     """Linearizable reads, compare-and-swap writes, and an ordered history.
 
-    Raises (all methods): Unavailable. Reads at a revision: Compacted, FutureRevision. Writes: WriteOutcomeUnknown.
+    Raises (all methods): Unavailable. Reads at a revision: Compacted, FutureRevision. Writes:
+    WriteOutcomeUnknown.
     """
 
     async def current_revision(self) -> int:

@@ -1,8 +1,8 @@
 """Encryption at rest: the value transformers of `EncryptionConfiguration` (apiserver.config.k8s.io/v1).
 
-Wire forms are Kubernetes': `k8s:enc:aescbc:v1:<key name>:` + IV (16 bytes) + AES-CBC with PKCS#7 padding, and
-`k8s:enc:aesgcm:v1:<key name>:` + nonce (12 bytes) + AES-GCM with the storage key as additional data. Values without a
-prefix are plain (`identity`). The first provider of a resource writes, all of them read.
+Wire forms are Kubernetes': `k8s:enc:aescbc:v1:<key name>:` + IV (16 bytes) + AES-CBC with PKCS#7 padding,
+and `k8s:enc:aesgcm:v1:<key name>:` + nonce (12 bytes) + AES-GCM with the storage key as additional data.
+Values without a prefix are plain (`identity`). The first provider of a resource writes, all of them read.
 """
 
 from __future__ import annotations

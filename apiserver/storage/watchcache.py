@@ -1,10 +1,13 @@
 """One resource's state and recent history, as encoded bytes. Pure: time, tasks and the store are elsewhere.
 
-Entries are ordered by key relative to the resource (`<namespace>/<name>`, or `<name>` for cluster scope), the order of
-the store itself. The log is a window on the recent events; a watcher is a position in it. Invariants:
+Entries are ordered by key relative to the resource (`<namespace>/<name>`, or `<name>` for cluster scope),
+the order of the store itself. The log is a window on the recent events; a watcher is a position in it.
+Invariants:
 
-- `floor` is the oldest revision a watch may start from: every event of this resource with a larger revision is in the log.
-- An event's frame (the bytes of one watch event) is encoded once, whoever asks first, and shared by all watchers.
+- `floor` is the oldest revision a watch may start from: every event of this resource with a larger revision
+  is in the log.
+- An event's frame (the bytes of one watch event) is encoded once, whoever asks first, and shared by all
+  watchers.
 - Entries are immutable; an update replaces the entry.
 """
 
@@ -44,7 +47,9 @@ Filter = Callable[[Entry], bool]
 
 
 class Renderer(NamedTuple):
-    """A form events are sent in: `name` identifies it for sharing; `render` None means the object's own bytes."""
+    """A form events are sent in: `name` identifies it for sharing; `render` None means the object's own
+    bytes.
+    """
 
     name: str
     render: Callable[[Object], Any] | None
@@ -54,7 +59,9 @@ PLAIN = Renderer("", None)
 
 
 class Event:
-    """A change of one key: `entry` is the state after it (None: deleted), `previous` the one before (None: created)."""
+    """A change of one key: `entry` is the state after it (None: deleted), `previous` the one before (None:
+    created).
+    """
 
     __slots__ = ("_frames", "entry", "previous", "revision")
 
@@ -155,7 +162,8 @@ class ResourceCache:
         return self._offset + bisect_right(self._log, revision, key=lambda event: event.revision)
 
     def since(self, position: int) -> list[Event] | None:
-        """Events from `position` on; None when some of them have left the window (the watcher is too slow)."""
+        """Events from `position` on; None when some of them have left the window (the watcher is "
+        "too slow)."""
         if position < self._offset:
             return None
         return self._log[position - self._offset :]

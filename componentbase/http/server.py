@@ -4,6 +4,8 @@ The client's certificate, read once per connection, is in every request's scope:
 
     scope["extensions"]["tls"] = {"peer_cert_der": bytes | None}
 
+with "peer_cert_error" beside it when the context reports certificates that do not verify (see `tlsutil`).
+
 A request that asks for an upgrade arrives as a plain HTTP request whose scope carries a way to take the
 connection:
 
@@ -29,6 +31,7 @@ from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from componentbase import tlsutil
 from componentbase.http.stream import RawStream
 
 if TYPE_CHECKING:
@@ -54,7 +57,7 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         tls = transport.get_extra_info("ssl_object")
-        self._tls = {"peer_cert_der": tls.getpeercert(binary_form=True) if tls is not None else None}
+        self._tls = tlsutil.peer(tls) if tls is not None else {"peer_cert_der": None}
         self._head_bytes = 0
         # Bytes behind the head of an upgrade request: the tunnel's first, or the next request's.
         self._early: bytearray | None = None

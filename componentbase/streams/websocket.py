@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -111,7 +112,9 @@ class WebSocket:
         elif isinstance(event, CloseConnection):
             self._ended = True
             if self._core.state is ConnectionState.REMOTE_CLOSING:
-                await self._send(event.response())
+                # A peer that has hung up right after its goodbye needs no answer.
+                with contextlib.suppress(ConnectionError):
+                    await self._send(event.response())
 
     async def _send(self, event: BytesMessage | Pong | CloseConnection) -> None:
         async with self._writing:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 
 from deploy.images.oci import Entry, Image
@@ -32,6 +33,8 @@ LEFT_OUT = frozenset(
         *("site-packages", "dist-packages", "__pycache__"),
     }
 )
+# Extension modules that only its own tests, or a display, would load.
+UNUSED = re.compile(r"(_tkinter|_test\w*|_ctypes_test|_xx\w*|xx\w*)\.cpython-")
 TIMEOUT = 60.0
 # Run in a fresh interpreter: every loaded module's file, so that namespace packages and extensions are
 # found too.
@@ -82,12 +85,46 @@ def top_level(files: Iterable[Path], sites: Sequence[Path]) -> list[Path]:
             resolved = file.resolve()
             if resolved.is_relative_to(site):
                 found.add(site / resolved.relative_to(site).parts[0])
-    for package in list(found):
-        # Wheels keep the shared libraries they bring in `<name>.libs` beside the package.
-        libraries = package.with_name(package.name + ".libs")
-        if libraries.is_dir():
-            found.add(libraries)
     return sorted(found)
+
+
+def required_names(requirements: Iterable[str]) -> list[str]:
+    """The distributions that requirement lines (PEP 508) name, without those of optional extras."""
+    names: list[str] = []
+    for line in requirements:
+        name = re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", line)
+        if name is not None and not re.search(r"\bextra\s*==", line):
+            names.append(name.group())
+    return names
+
+
+def with_requirements(packages: Iterable[Path]) -> list[Path]:
+    """`packages` and all of the distributions they belong to and require, recursively: much is imported only
+    when it is first used. A requirement that is not installed belongs to another platform or Python and is
+    left out."""
+    owners = metadata.packages_distributions()
+    found = set(packages)
+    pending = {owner for package in found for owner in owners.get(package.name.partition(".")[0], ())}
+    done: set[str] = set()
+    while pending:
+        name = pending.pop()
+        done.add(name)
+        try:
+            distribution = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        found.update(_content(distribution))
+        pending.update(set(required_names(distribution.requires or ())) - done)
+    return sorted(found)
+
+
+def _content(distribution: metadata.Distribution) -> set[Path]:
+    """The outermost packages, modules and library folders that a distribution brought."""
+    tops = {file.parts[0] for file in distribution.files or () if file.parts[0] not in ("..", "__pycache__")}
+    paths = {
+        Path(str(distribution.locate_file(top))) for top in tops if not top.endswith((".dist-info", ".pth"))
+    }
+    return {path.resolve() for path in paths if path.exists()}
 
 
 def _tree(source: Path, target: str, left_out: frozenset[str]) -> Iterator[Entry]:
@@ -98,7 +135,7 @@ def _tree(source: Path, target: str, left_out: frozenset[str]) -> Iterator[Entry
         names[:] = sorted(name for name in names if name not in left_out and not name.startswith("config-"))
         inside = Path(directory).relative_to(source.parent)
         for name in sorted(files):
-            if not name.endswith((".pyc", ".pyi", ".a", ".pxd", ".c", ".h")):
+            if not name.endswith((".pyc", ".pyi", ".a", ".pxd", ".c", ".h")) and not UNUSED.match(name):
                 yield Entry(f"{target}/{inside}/{name}", 0o644, source=Path(directory) / name)
 
 
@@ -147,7 +184,7 @@ def python_entries(modules: Sequence[str], packages: Sequence[str], root: Path) 
     """Everything that running `python -m <module>` takes. Raises PackingError."""
     interpreter = Path(sys.executable).resolve()
     entries = [Entry(f"{HOME}/bin/python3", 0o755, source=interpreter), *_stdlib_entries()]
-    for package in top_level(loaded_files(modules, root), site_directories()):
+    for package in with_requirements(top_level(loaded_files(modules, root), site_directories())):
         entries += _tree(package, SITE, frozenset({"__pycache__", "tests", "test"}))
     entries += _own_packages(packages, root)
     sources = [entry.source for entry in entries if entry.source is not None]

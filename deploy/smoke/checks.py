@@ -168,7 +168,7 @@ def cluster_ip(context: Context) -> str:
 
 
 def _wget(context: Context, url: str) -> str:
-    return context.client.execute(context.namespace, "client", ["wget", "-q", "-O", "-", "-T", "3", url])
+    return context.client.execute(context.namespace, "client", ["timeout", "5", "wget", "-q", "-O", "-", url])
 
 
 def node_port(context: Context) -> str:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from etcdlite.consensus.config import ConsensusConfig
-from etcdlite.consensus.engine import DiskJob, Engine, EngineConfig
+from etcdlite.consensus.engine import WAL_FOLDER, DiskJob, Engine, EngineConfig
 from etcdlite.consensus.errors import (
     BadChange,
     ConfigurationError,
@@ -40,6 +40,7 @@ from etcdlite.raft.state import RaftConfig
 from etcdlite.raft.types import NOBODY, EntryKind, NodeId, Role, SoftState
 from etcdlite.wal.codec import Metadata
 from etcdlite.wal.disk import Disk, PosixDisk
+from etcdlite.wal.log import Wal
 
 __all__ = ["Consensus", "ConsensusStatus"]
 
@@ -150,6 +151,12 @@ class Consensus:
         config = self.config
         if config.initial_cluster_state not in ("new", "existing"):
             raise ConfigurationError(f"unknown --initial-cluster-state {config.initial_cluster_state!r}")
+        if config.initial_cluster_state == "existing" and not Wal.exists(self._disk, WAL_FOLDER):
+            # The cluster's id and this member's would have to be asked from the peers first.
+            raise ConfigurationError(
+                "--initial-cluster-state=existing on an empty data directory is not supported:"
+                " a member cannot join a running cluster yet"
+            )
         election_ticks = max(2, round(config.election_timeout / config.heartbeat_interval))
         founders = Membership.initial(config.initial_cluster, config.initial_cluster_token)
         engine_config = EngineConfig(
@@ -160,7 +167,7 @@ class Consensus:
                 election_ticks=election_ticks,
                 pre_vote=config.pre_vote,
             ),
-            bootstrap=founders if config.initial_cluster_state == "new" else None,
+            bootstrap=founders,
             snapshot_count=config.snapshot_count,
             catch_up_entries=config.catch_up_entries,
             segment_bytes=config.wal_segment_bytes,

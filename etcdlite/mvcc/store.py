@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol, Self
 
 from etcdlite.mvcc.backend import Backend, Batch, Meta
 from etcdlite.mvcc.errors import Compacted, DatabaseDamaged, FutureRevision
-from etcdlite.mvcc.index import Found, TreeIndex
+from etcdlite.mvcc.index import Found, Life, TreeIndex
 from etcdlite.mvcc.revision import Revision, last_of, main_of, revision
 from etcdlite.pb import kv_pb2
 
@@ -68,6 +68,10 @@ class View:
         """The keys of a range in order, without their values."""
         return self._store.index.scan(key, range_end, self._at)
 
+    def count(self, key: bytes, range_end: bytes) -> int:
+        """How many keys a range has."""
+        return self._store.index.count(key, range_end, self._at)
+
     def value(self, found: Found) -> bytes:
         """The encoded KeyValue of a found key."""
         return self._store.value(found.modified)
@@ -109,9 +113,8 @@ class Write(View):
     def put(self, key: bytes, value: bytes, lease: int) -> None:
         """Set a key."""
         at = revision(self.main, len(self.changes))
-        known = self._store.index.find_or_add(key)
         self._leases.release(key)
-        created, version = known.put(at)
+        created, version = self._store.index.put(key, at)
         encoded = kv_pb2.KeyValue(
             key=key,
             value=value,
@@ -128,7 +131,7 @@ class Write(View):
         """Delete a key that exists."""
         at = revision(self.main, len(self.changes))
         self._leases.release(found.key)
-        self._store.index.find_or_add(found.key).tombstone(at)
+        self._store.index.tombstone(found.key, at)
         encoded = kv_pb2.KeyValue(key=found.key, mod_revision=self.main).SerializeToString()
         self._record(Change(at, found.key, encoded, True))
 
@@ -180,24 +183,26 @@ class Store:
         self.durable_index = meta.applied_index
         self._compacted_physically = meta.compacted_physically
         self._open, self._flushing, self._dirty = Batch(), Batch(), False
-        for at, encoded, is_tombstone in self.backend.scan(0):
-            self._restore(at, encoded, is_tombstone)
+        self.index.restore(self._stored())
         self._compaction: Compaction | None = None
         if self._compacted_physically < self.compacted:
             self._compaction = Compaction(self.compacted, self.index.keys())
 
-    def _restore(self, at: Revision, encoded: bytes, is_tombstone: bool) -> None:
-        kv = kv_pb2.KeyValue.FromString(encoded)
-        if main_of(at) > self.revision:
-            raise DatabaseDamaged(f"database: revision {main_of(at)} is newer than its head {self.revision}")
-        known = self.index.find_or_add(kv.key)
-        self.leases.release(kv.key)
-        if is_tombstone:
-            known.tombstone(at)
-            return
-        known.restore(at, kv.create_revision, kv.version)
-        if kv.lease:
-            self.leases.attach(kv.lease, kv.key)
+    def _stored(self) -> Iterator[tuple[Revision, bytes, Life | None]]:
+        """What the database has, for the index; the lessor is told of attachments on the way."""
+        head, leased = last_of(self.revision), set[bytes]()
+        for at, encoded, is_tombstone in self.backend.scan(0):
+            if at > head:
+                raise DatabaseDamaged(f"database: revision {main_of(at)} is above its head {self.revision}")
+            kv = kv_pb2.KeyValue.FromString(encoded)
+            key = kv.key
+            if key in leased:
+                self.leases.release(key)
+                leased.discard(key)
+            if kv.lease:
+                self.leases.attach(kv.lease, key)
+                leased.add(key)
+            yield at, key, None if is_tombstone else Life(kv.create_revision, kv.version)
 
     # -- reading
 

@@ -42,13 +42,13 @@ class Leases(Protocol):
 def evaluate_range(view: View, request: rpc.RangeRequest) -> bytes:
     """RangeResponse without header. Raises Compacted, FutureRevision."""
     view = view.at(request.revision)
-    found = view.scan(request.key, request.range_end)
     if request.count_only:
-        return wire.number(_RANGE_COUNT, sum(1 for _ in found))
+        return wire.number(_RANGE_COUNT, view.count(request.key, request.range_end))
+    found = view.scan(request.key, request.range_end)
     filtered = _has_filters(request)
     fetch = 0 if filtered or request.sort_order != rpc.RangeRequest.NONE else request.limit
     kept = list(islice(found, fetch + 1)) if fetch else list(found)
-    count = len(kept) + sum(1 for _ in found)
+    count = view.count(request.key, request.range_end) if fetch else len(kept)
     if filtered:
         kept = [each for each in kept if _passes(each, request)]
     kept = _sorted(view, kept, request)
@@ -215,7 +215,7 @@ def apply_branch(write: Write, branch: Branch) -> bytes:
 
 
 def _response(write: Write, field: int, body: bytes) -> bytes:
-    """A ResponseOp. As in etcd, its header has the revision alone, and that of a nested transaction is empty."""
+    """A ResponseOp. As in etcd, its header has only the revision, that of a nested transaction nothing."""
     revision = 0 if field == _OP_TXN else write.visible_revision
     header = wire.chunk(_HEADER, wire.number(_HEADER_REVISION, revision))
     return wire.chunk(field, header + body)

@@ -87,10 +87,11 @@ def in_lease(raft: Raft) -> bool:
 def _may_lead(raft: Raft, message: m.PreVoteRequest | m.VoteRequest) -> bool:
     """Whether the candidate's log is good enough for this member's vote.
 
-    A removed member may hold entries that nobody else has: what it appended after its removal, in which it had no
-    say. A candidate that does not know yet that the removal is committed still needs its vote, so only what is
-    committed may stand in the way; otherwise both would wait for ever. Safe: a majority of the old members less the
-    removed one meets every majority of the new, so somebody else objects if the candidate lacks a committed entry.
+    A removed member may hold entries that nobody else has: what it appended after its removal, in which it
+    had no say. A candidate that does not know yet that the removal is committed still needs its vote, so only
+    what is committed may stand in the way; otherwise both would wait for ever. Safe: a majority of the old
+    members less the removed one meets every majority of the new, so somebody else objects if the candidate
+    lacks a committed entry.
     """
     log = raft.log
     if raft.removed:
@@ -135,10 +136,13 @@ def handle_timeout_now(raft: Raft, message: m.TimeoutNow) -> None:
 
 
 def tick_follower(raft: Raft) -> None:
-    """One tick without leading: campaign when no leader has been heard for too long."""
+    """One tick without leading: campaign when no leader has been heard for too long.
+
+    Who may not campaign goes on counting: starting over would look as if the leader had been heard, and keep
+    the vote from a candidate who needs it.
+    """
     raft.election_elapsed += 1
     if raft.election_elapsed >= raft.election_timeout:
-        raft.election_elapsed = 0
         campaign(raft)
 
 

@@ -29,7 +29,7 @@ from kubelet.node.status import (
 log = logging.getLogger(__name__)
 
 LEASE_NAMESPACE = "kube-node-lease"
-QUICK = 0.25  # seconds between looks at a runtime that is not ready yet
+QUICK = 0.25  # seconds until the first second look at a runtime that is not ready
 
 Object = dict[str, Any]
 
@@ -100,12 +100,14 @@ class NodeAgent:
             group.create_task(forever("lease renewal", self._renew, renew, jitter=0.04, clock=self._clock))
 
     async def _report_for_ever(self) -> None:
-        backoff = Backoff(0.2, self._update_every)
+        backoff, waiting = Backoff(0.2, self._update_every), Backoff(QUICK, self._update_every, 1.3)
         while True:
             try:
                 await self.report()
                 backoff.reset()
-                pause = self._update_every if self.ready else QUICK
+                if self.ready:
+                    waiting.reset()
+                pause = self._update_every if self.ready else waiting.next()
             except (StatusError, ConnectionFailed, OSError) as error:
                 log.warning("node status not reported: %s", error)
                 pause = backoff.next()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,9 +136,19 @@ class Server:
             names = {c["name"] for c in [*spec.get("initContainers", []), *spec.get("containers", [])]}
             if parts[-1] not in names:
                 raise Refused(404, f"container {parts[-1]} not found in pod {parts[1]}_{parts[0]}")
-            text = f'container "{parts[-1]}" in pod "{parts[1]}" is waiting to start: ContainerCreating'
-            raise Refused(400, text)
+            where = f'container "{parts[-1]}" in pod "{parts[1]}"'
+            raise Refused(400, f"{where} is waiting to start: {self._why(pod, parts[-1])}")
         return view
+
+    def _why(self, pod: Mapping[str, Any], container: str) -> str:
+        """Why a container has not started, in the words that logs are refused with."""
+        status = self._kubelet.statuses.latest(pod)
+        every = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+        waiting = (held["state"].get("waiting") for held in every if held["name"] == container)
+        reason = (next(waiting, None) or {}).get("reason", "ContainerCreating")
+        if reason in ("ErrImagePull", "ImagePullBackOff"):
+            return "trying and failing to pull image"
+        return str(reason)
 
     async def _logs(self, request: Request, receive: Receive, send: Send) -> None:
         view = self._find_container(request)

@@ -25,7 +25,13 @@ def test_what_is_not_json(body: bytes) -> None:
 
 def test_yaml_gives_json_types() -> None:
     body = b"a: 1\nb: [x, 2020-01-01, 1.5, null]\n1: yes\ntrue: |\n  text\nm: {<<: {x: 1}, y: 2}\n"
-    expected = {"a": 1, "b": ["x", "2020-01-01", 1.5, None], "1": True, "true": "text\n", "m": {"x": 1, "y": 2}}
+    expected = {
+        "a": 1,
+        "b": ["x", "2020-01-01", 1.5, None],
+        "1": True,
+        "true": "text\n",
+        "m": {"x": 1, "y": 2},
+    }
     assert codec.parse_yaml(body) == (expected, ())
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from apimachinery.errors import StatusError
-from apimachinery.scheme import Kind
 from apimachinery.schema.decode import decode, definition_of
+from apimachinery.scheme import Kind
 
 DEPLOYMENT = "io.k8s.api.apps.v1.Deployment"
 POD = "io.k8s.api.core.v1.Pod"
-SECRET = "io.k8s.api.core.v1.Secret"
+SECRET = "io.k8s.api.core.v1.Secret"  # noqa: S105 -- a type
 
 
 def pod_spec(**members: Any) -> dict[str, Any]:
@@ -36,11 +36,13 @@ def refused(ref: str, obj: Any) -> str:
         ),
         (
             {"spec": {"replicas": 1.5}},
-            "json: cannot unmarshal number 1.5 into Go struct field DeploymentSpec.spec.replicas of type int32",
+            "json: cannot unmarshal number 1.5 into Go struct field DeploymentSpec.spec.replicas of "
+            "type int32",
         ),
         (
             {"spec": {"replicas": 2**31}},
-            "json: cannot unmarshal number 2147483648 into Go struct field DeploymentSpec.spec.replicas of type int32",
+            "json: cannot unmarshal number 2147483648 into Go struct field "
+            "DeploymentSpec.spec.replicas of type int32",
         ),
         (
             {"spec": {"replicas": True}},
@@ -60,7 +62,8 @@ def refused(ref: str, obj: Any) -> str:
         ),
         (
             {"metadata": {"labels": []}},
-            "json: cannot unmarshal array into Go struct field ObjectMeta.metadata.labels of type map[string]string",
+            "json: cannot unmarshal array into Go struct field ObjectMeta.metadata.labels of type "
+            "map[string]string",
         ),
         (
             {"spec": {"template": {"spec": {"containers": {}}}}},
@@ -113,9 +116,18 @@ def test_unknown_fields_are_dropped_and_told() -> None:
     ("given", "kept"),
     [
         ({"containers": [], "volumes": []}, {"containers": []}),
-        ({"nodeSelector": {}, "affinity": {}, "securityContext": {}}, {"affinity": {}, "securityContext": {}}),
-        ({"hostNetwork": False, "automountServiceAccountToken": False}, {"automountServiceAccountToken": False}),
-        ({"terminationGracePeriodSeconds": 0, "priority": 0}, {"terminationGracePeriodSeconds": 0, "priority": 0}),
+        (
+            {"nodeSelector": {}, "affinity": {}, "securityContext": {}},
+            {"affinity": {}, "securityContext": {}},
+        ),
+        (
+            {"hostNetwork": False, "automountServiceAccountToken": False},
+            {"automountServiceAccountToken": False},
+        ),
+        (
+            {"terminationGracePeriodSeconds": 0, "priority": 0},
+            {"terminationGracePeriodSeconds": 0, "priority": 0},
+        ),
         ({"nodeName": "", "hostname": "a"}, {"hostname": "a"}),
         ({"nodeName": None, "volumes": None, "containers": None}, {}),
         ({"volumes": [{"name": "v", "emptyDir": {}}]}, {"volumes": [{"name": "v", "emptyDir": {}}]}),
@@ -128,7 +140,9 @@ def test_what_empty_means(given: dict[str, Any], kept: dict[str, Any]) -> None:
 
 def test_zeroes_behind_values_vanish_and_behind_pointers_stay() -> None:
     probe = {"initialDelaySeconds": 0, "timeoutSeconds": 0, "terminationGracePeriodSeconds": 0}
-    obj = pod_spec(containers=[{"name": "a", "livenessProbe": probe, "ports": [{"containerPort": 0, "hostPort": 0}]}])
+    obj = pod_spec(
+        containers=[{"name": "a", "livenessProbe": probe, "ports": [{"containerPort": 0, "hostPort": 0}]}]
+    )
     container = decode(POD, obj)[0]["spec"]["containers"][0]
     assert container["livenessProbe"] == {"terminationGracePeriodSeconds": 0}
     assert container["ports"] == [{"containerPort": 0}]

@@ -95,14 +95,26 @@ def test_good_metadata_has_no_causes() -> None:
 @pytest.mark.parametrize(
     ("obj", "kind", "expected"),
     [
-        ({"metadata": {"namespace": "d"}}, POD, "metadata.name: Required value: name or generateName is required"),
+        (
+            {"metadata": {"namespace": "d"}},
+            POD,
+            "metadata.name: Required value: name or generateName is required",
+        ),
         ({"metadata": {"name": "a"}}, POD, "metadata.namespace: Required value"),
         (pod(), NODE, "metadata.namespace: Forbidden: not allowed on this type"),
         (pod(finalizers=["odd"]), POD, "name is neither a standard finalizer name nor is it fully qualified"),
         (pod(labels={"a b": "c"}), POD, 'metadata.labels: Invalid value: "a b": name part must consist of'),
         (pod(labels={"a": "-"}), POD, 'metadata.labels: Invalid value: "-": a valid label must be'),
-        (pod(annotations={"a": "x" * 262145}), POD, "metadata.annotations: Too long: may not be more than 262144"),
-        (pod(name="Web"), POD, 'metadata.name: Invalid value: "Web": a lowercase RFC 1123 subdomain must consist'),
+        (
+            pod(annotations={"a": "x" * 262145}),
+            POD,
+            "metadata.annotations: Too long: may not be more than 262144",
+        ),
+        (
+            pod(name="Web"),
+            POD,
+            'metadata.name: Invalid value: "Web": a lowercase RFC 1123 subdomain must consist',
+        ),
         (pod(name="a/b"), ROLE, "metadata.name: Invalid value: \"a/b\": may not contain '/'"),
         (pod(ownerReferences=[{}]), POD, 'metadata.ownerReferences.apiVersion: Invalid value: ""'),
     ],

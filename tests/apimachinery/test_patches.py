@@ -25,9 +25,21 @@ APPLIED: list[tuple[dict[str, Any], list[dict[str, Any]], dict[str, Any]]] = [
         [{"op": "move", "from": "/foo/w", "path": "/qux/t"}],
         {"foo": {"bar": "baz"}, "qux": {"c": "g", "t": "f"}},
     ),
-    ({"foo": ["a", "b", "c"]}, [{"op": "move", "from": "/foo/0", "path": "/foo/2"}], {"foo": ["b", "c", "a"]}),
-    ({"baz": "qux", "foo": ["a", 2]}, [{"op": "test", "path": "/foo/1", "value": 2}], {"baz": "qux", "foo": ["a", 2]}),
-    ({"foo": "bar"}, [{"op": "add", "path": "/child", "value": {"g": {}}}], {"foo": "bar", "child": {"g": {}}}),
+    (
+        {"foo": ["a", "b", "c"]},
+        [{"op": "move", "from": "/foo/0", "path": "/foo/2"}],
+        {"foo": ["b", "c", "a"]},
+    ),
+    (
+        {"baz": "qux", "foo": ["a", 2]},
+        [{"op": "test", "path": "/foo/1", "value": 2}],
+        {"baz": "qux", "foo": ["a", 2]},
+    ),
+    (
+        {"foo": "bar"},
+        [{"op": "add", "path": "/child", "value": {"g": {}}}],
+        {"foo": "bar", "child": {"g": {}}},
+    ),
     ({"/": 9, "~1": 10}, [{"op": "test", "path": "/~01", "value": 10}], {"/": 9, "~1": 10}),
     ({"foo": ["bar"]}, [{"op": "add", "path": "/foo/-", "value": ["abc"]}], {"foo": ["bar", ["abc"]]}),
     ({"a": {"b": 1}}, [{"op": "copy", "from": "/a", "path": "/c"}], {"a": {"b": 1}, "c": {"b": 1}}),
@@ -70,7 +82,9 @@ def test_json_patch_limits_and_form() -> None:
     with pytest.raises(StatusError) as caught:
         json_patch.apply({}, {"op": "add"})
     assert caught.value.code == 400
-    with pytest.raises(StatusError, match="The allowed maximum operations in a JSON patch is 10000, got 10001"):
+    with pytest.raises(
+        StatusError, match="The allowed maximum operations in a JSON patch is 10000, got 10001"
+    ):
         json_patch.apply({}, [{"op": "add", "path": "/a", "value": 1}] * 10001)
 
 
@@ -95,7 +109,9 @@ def test_merge_patch(document: dict[str, Any], patch: dict[str, Any], expected: 
 
 
 leaves = st.one_of(st.integers(0, 3), st.sampled_from("ab"), st.booleans())
-trees = st.recursive(leaves, lambda inner: st.dictionaries(st.sampled_from("xyz"), inner, max_size=3), max_leaves=8)
+trees = st.recursive(
+    leaves, lambda inner: st.dictionaries(st.sampled_from("xyz"), inner, max_size=3), max_leaves=8
+)
 documents = st.dictionaries(st.sampled_from("xyz"), trees, max_size=3)
 
 
@@ -111,7 +127,9 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 
 @given(documents, documents)
-def test_a_merge_patch_made_from_a_difference_gives_the_target(old: dict[str, Any], new: dict[str, Any]) -> None:
+def test_a_merge_patch_made_from_a_difference_gives_the_target(
+    old: dict[str, Any], new: dict[str, Any]
+) -> None:
     before = copy.deepcopy(old)
     assert merge.apply(old, difference(old, new)) == new
     assert old == before

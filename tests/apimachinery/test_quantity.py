@@ -50,7 +50,9 @@ def test_canonical_form(text: str, canonical: str) -> None:
     assert quantity.canonical(canonical) == canonical
 
 
-@pytest.mark.parametrize("text", ["", "a", "1x", "1 Gi", "Gi", "1.2.3", "--1", "1KI", "1e", "0x1", ".", "1\n", "1e999999"])
+@pytest.mark.parametrize(
+    "text", ["", "a", "1x", "1 Gi", "Gi", "1.2.3", "--1", "1KI", "1e", "0x1", ".", "1\n", "1e999999"]
+)
 def test_what_is_not_a_quantity(text: str) -> None:
     with pytest.raises(ValueError, match="quantities must match the regular expression"):
         quantity.parse(text)
@@ -77,10 +79,9 @@ def test_order_and_equality_look_at_the_amount() -> None:
     assert quantity.parse("1") != "1"
 
 
-SUFFIXES = {
-    "n": Fraction(1, 10**9), "u": Fraction(1, 10**6), "m": Fraction(1, 1000), "": Fraction(1), "k": Fraction(1000),
-    "M": Fraction(10**6), "G": Fraction(10**9), "Ki": Fraction(2**10), "Mi": Fraction(2**20), "Gi": Fraction(2**30),
-}  # fmt: skip
+POWERS_OF_TEN = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9}
+SUFFIXES = {suffix: Fraction(10) ** power for suffix, power in POWERS_OF_TEN.items()}
+SUFFIXES |= {"Ki": Fraction(2**10), "Mi": Fraction(2**20), "Gi": Fraction(2**30)}
 
 
 @given(st.integers(-(10**6), 10**6), st.integers(0, 999), st.sampled_from(sorted(SUFFIXES)))

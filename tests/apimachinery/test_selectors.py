@@ -44,7 +44,21 @@ def test_matching(text: str, matches: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["app=web=x", "=", "app in", "app in web", "app in (web", "(a)", "!a=b", "a b", "a,,b", "-a=b", "a=-", "a>b"]
+    "text",
+    [
+        "app=web=x",
+        "=",
+        "app in",
+        "app in web",
+        "app in (web",
+        "(a)",
+        "!a=b",
+        "a b",
+        "a,,b",
+        "-a=b",
+        "a=-",
+        "a>b",
+    ],
 )
 def test_what_is_not_a_selector(text: str) -> None:
     with pytest.raises(StatusError) as caught:
@@ -73,7 +87,9 @@ def test_structured_selectors() -> None:
         selectors.label_selector_from({"matchExpressions": [{"key": "a", "operator": "Near"}]})
 
 
-names = st.from_regex(r"[a-z]([-a-z0-9]{0,8}[a-z0-9])?", fullmatch=True).filter(lambda n: n not in ("in", "notin"))
+names = st.from_regex(r"[a-z]([-a-z0-9]{0,8}[a-z0-9])?", fullmatch=True).filter(
+    lambda n: n not in ("in", "notin")
+)
 values = st.from_regex(r"([a-z0-9]([-a-z0-9]{0,8}[a-z0-9])?)?", fullmatch=True)
 requirements = st.one_of(
     st.builds(

@@ -149,10 +149,18 @@ def test_directives(name: str) -> None:
     [
         ([], 400, "invalid JSON document"),
         ({"$patch": "shuffle"}, 422, "the server rejected our request"),
-        (spec(containers=[{"image": "x"}]), 500, "map: map[image:x] does not contain declared merge key: name"),
+        (
+            spec(containers=[{"image": "x"}]),
+            500,
+            "map: map[image:x] does not contain declared merge key: name",
+        ),
         (spec(containers=["x"]), 400, "invalid JSON document"),
         (spec(containers=[{"name": "a", "$patch": "merge"}]), 422, "the server rejected our request"),
-        ({"metadata": {"$deleteFromPrimitiveList/finalizers": "a"}}, 400, "invalid patch format of primitive list"),
+        (
+            {"metadata": {"$deleteFromPrimitiveList/finalizers": "a"}},
+            400,
+            "invalid patch format of primitive list",
+        ),
         ({"spec": {"$setElementOrder/containers": "a"}}, 400, "invalid patch format of setElementOrder list"),
         ({"spec": {"$retainKeys": ["a"], "b": 1}}, 400, "invalid patch format of retainKeys"),
     ],
@@ -200,7 +208,10 @@ def test_an_applied_difference_gives_the_target(old: list[dict[str, str]], new: 
 
 
 def test_a_patch_copies_only_its_path() -> None:
-    original = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": containers("a", "b")}}
+    original: dict[str, Any] = {
+        "metadata": {"labels": {"a": "b"}},
+        "spec": {"containers": containers("a", "b")},
+    }
     patched = strategic.apply(original, spec(containers=[{"name": "b", "image": "new"}]), POD)
     assert patched["metadata"] is original["metadata"]
     assert patched["spec"]["containers"][0] is original["spec"]["containers"][0]

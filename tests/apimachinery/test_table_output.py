@@ -8,7 +8,15 @@ from apimachinery import table
 from apimachinery.scheme import Column, Kind
 
 NOW = 1_767_225_600.0  # 2026-01-01T00:00:00Z
-KIND = Kind("", "v1", "Thing", "things", True, "things", columns=(table.NAME, Column("N", lambda obj: obj["n"], "integer"), table.AGE))
+KIND = Kind(
+    "",
+    "v1",
+    "Thing",
+    "things",
+    True,
+    "things",
+    columns=(table.NAME, Column("N", lambda obj: obj["n"], "integer"), table.AGE),
+)
 
 
 # Values of k8s.io/apimachinery/pkg/util/duration.
@@ -51,7 +59,11 @@ def test_ages() -> None:
 def test_a_table() -> None:
     obj = {"metadata": {"name": "a", "creationTimestamp": "2025-12-31T23:59:50Z"}, "n": 3}
     made = table.table(KIND, [obj], metadata={"resourceVersion": "7"}, now=NOW)
-    assert (made["kind"], made["apiVersion"], made["metadata"]) == ("Table", "meta.k8s.io/v1", {"resourceVersion": "7"})
+    assert (made["kind"], made["apiVersion"], made["metadata"]) == (
+        "Table",
+        "meta.k8s.io/v1",
+        {"resourceVersion": "7"},
+    )
     assert [column["name"] for column in made["columnDefinitions"]] == ["Name", "N", "Age"]
     assert made["columnDefinitions"][0]["format"] == "name"
     assert made["rows"][0]["cells"] == ["a", 3, "10s"]

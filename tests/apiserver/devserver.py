@@ -2,8 +2,9 @@
 
     python -m tests.apiserver.devserver --port 6443 --dir /tmp/dev
 
-starts the real etcd (package etcd-server), makes a PKI in the directory, starts `python -m apiserver` and prints the
-kubeconfigs it wrote. Ctrl-C ends both. State stays in the directory and is used again by the next run.
+starts the real etcd (package etcd-server), makes a PKI in the directory, starts `python -m apiserver` and
+prints the kubeconfigs it wrote. Ctrl-C ends both. State stays in the directory and is used again by the
+next run.
 """
 
 from __future__ import annotations

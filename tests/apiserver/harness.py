@@ -1,4 +1,5 @@
-"""One whole apiserver in the test's loop, over the store in memory, reached through httpx without a socket."""
+"""One whole apiserver in the test's loop, over the store in memory, reached through httpx without "
+"a socket."""
 
 from __future__ import annotations
 
@@ -45,7 +46,13 @@ class Harness:
         self.client = client
 
     async def call(
-        self, method: str, path: str, body: Any = None, *, user: str = "", headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        user: str = "",
+        headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
         sent = dict(headers or {})
         if user:
@@ -60,7 +67,9 @@ class Harness:
         out: Object = answer.json()
         return out
 
-    async def fails(self, code: int, reason: str, method: str, path: str, body: Any = None, **options: Any) -> Object:
+    async def fails(
+        self, code: int, reason: str, method: str, path: str, body: Any = None, **options: Any
+    ) -> Object:
         answer = await self.call(method, path, body, **options)
         status: Object = answer.json()
         assert (answer.status_code, status.get("reason")) == (code, reason), answer.text

@@ -52,6 +52,7 @@ def test_a_compacted_token_is_expired_and_comes_with_a_fresh_one() -> None:
         token = (await api.ok("GET", f"{CONFIG_MAPS}?limit=2"))["metadata"]["continue"]
         await api.ok("POST", CONFIG_MAPS, config_map("m09"))
         assert isinstance(api.store, MemoryStore)
+        await api.server.registry.reader.reach("")
         api.store.compact(api.store.revision)
         status = await api.fails(410, "Expired", "GET", f"{CONFIG_MAPS}?limit=2&continue={token}")
         fresh = status["metadata"]["continue"]
@@ -64,7 +65,10 @@ def test_a_compacted_token_is_expired_and_comes_with_a_fresh_one() -> None:
 def test_selectors() -> None:
     async def test(api: Harness) -> None:
         await fill(api, 4)
-        assert names(await api.ok("GET", f"{CONFIG_MAPS}?labelSelector=parity%20in%20(odd)")) == ["m01", "m03"]
+        assert names(await api.ok("GET", f"{CONFIG_MAPS}?labelSelector=parity%20in%20(odd)")) == [
+            "m01",
+            "m03",
+        ]
         assert names(await api.ok("GET", f"{CONFIG_MAPS}?fieldSelector=metadata.name%3Dm02")) == ["m02"]
         await api.fails(400, "BadRequest", "GET", f"{CONFIG_MAPS}?fieldSelector=data.x%3D1")
         await api.fails(400, "BadRequest", "GET", f"{CONFIG_MAPS}?labelSelector=a%3D%3D%3Db")
@@ -77,6 +81,7 @@ def test_versions_of_a_list() -> None:
         await fill(api, 2)
         before = (await api.ok("GET", CONFIG_MAPS))["metadata"]["resourceVersion"]
         await api.ok("DELETE", f"{CONFIG_MAPS}/m00")
+        await api.server.registry.reader.reach("")
         exact = await api.ok("GET", f"{CONFIG_MAPS}?resourceVersion={before}&resourceVersionMatch=Exact")
         assert names(exact) == ["m00", "m01"]
         assert names(await api.ok("GET", f"{CONFIG_MAPS}?resourceVersion={before}")) == ["m01"]
@@ -101,7 +106,9 @@ def test_forms() -> None:
         table = await api.ok("GET", CONFIG_MAPS, headers={"accept": TABLE})
         assert table["kind"] == "Table" and table["rows"][0]["object"]["kind"] == "PartialObjectMetadata"
         partial = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
-        assert (await api.ok("GET", CONFIG_MAPS, headers={"accept": partial}))["kind"] == "PartialObjectMetadataList"
+        assert (await api.ok("GET", CONFIG_MAPS, headers={"accept": partial}))[
+            "kind"
+        ] == "PartialObjectMetadataList"
         answer = await api.call("GET", f"{CONFIG_MAPS}/m00", headers={"accept": "application/yaml"})
         assert answer.text.startswith("kind: ConfigMap")
         await api.fails(406, "NotAcceptable", "GET", CONFIG_MAPS, headers={"accept": "image/png"})
@@ -114,7 +121,13 @@ async def collect(api: Harness, options: ListOptions, namespace: str = "default"
     assert KIND is not None
     server = api.server
     watcher = Watcher(
-        KIND, namespace, options, PLAIN, reader=server.registry.reader, cacher=server.cacher, watches=server.watches
+        KIND,
+        namespace,
+        options,
+        PLAIN,
+        reader=server.registry.reader,
+        cacher=server.cacher,
+        watches=server.watches,
     )
     stream = await watcher.start()
     server.watches.stopping = True
@@ -133,12 +146,22 @@ def test_a_watch_resumes_after_any_version_and_follows_its_selector() -> None:
         start = (await api.ok("GET", CONFIG_MAPS))["metadata"]["resourceVersion"]
         await fill(api, 2)
         merge = {"content-type": "application/merge-patch+json"}
-        await api.ok("PATCH", f"{CONFIG_MAPS}/m00", b'{"metadata":{"labels":{"parity":"odd"}}}', headers=merge)
-        await api.ok("PATCH", f"{CONFIG_MAPS}/m01", b'{"metadata":{"labels":{"parity":"even"}}}', headers=merge)
+        await api.ok(
+            "PATCH", f"{CONFIG_MAPS}/m00", b'{"metadata":{"labels":{"parity":"odd"}}}', headers=merge
+        )
+        await api.ok(
+            "PATCH", f"{CONFIG_MAPS}/m01", b'{"metadata":{"labels":{"parity":"even"}}}', headers=merge
+        )
         await api.ok("DELETE", f"{CONFIG_MAPS}/m00")
         await api.server.registry.reader.reach("")
         every = await collect(api, ListOptions(resource_version=start))
-        assert every == [("ADDED", "m00"), ("ADDED", "m01"), ("MODIFIED", "m00"), ("MODIFIED", "m01"), ("DELETED", "m00")]
+        assert every == [
+            ("ADDED", "m00"),
+            ("ADDED", "m01"),
+            ("MODIFIED", "m00"),
+            ("MODIFIED", "m01"),
+            ("DELETED", "m00"),
+        ]
         odd = await collect(api, ListOptions(resource_version=start, label_selector="parity=odd"))
         assert odd == [("ADDED", "m01"), ("ADDED", "m00"), ("DELETED", "m01"), ("DELETED", "m00")]
         assert await collect(api, ListOptions(resource_version=start), "other") == []

@@ -9,7 +9,9 @@ def test_create_fills_metadata_and_refuses_a_second() -> None:
     async def test(api: Harness) -> None:
         made = await api.ok("POST", CONFIG_MAPS, config_map("a", k="v"))
         fields = made["metadata"]
-        assert fields["namespace"] == "default" and fields["uid"] and fields["creationTimestamp"].endswith("Z")
+        assert (
+            fields["namespace"] == "default" and fields["uid"] and fields["creationTimestamp"].endswith("Z")
+        )
         assert int(fields["resourceVersion"]) > 0
         assert await api.ok("GET", f"{CONFIG_MAPS}/a") == made
         status = await api.fails(409, "AlreadyExists", "POST", CONFIG_MAPS, config_map("a"))
@@ -60,7 +62,9 @@ def test_the_three_patches() -> None:
             await api.ok("PATCH", path, body, headers={"content-type": media})
         assert (await api.ok("GET", path))["data"] == {"k": "1", "m": "1", "s": "1", "j": "1"}
         for media in ("application/apply-patch+yaml", "text/plain"):
-            await api.fails(415, "UnsupportedMediaType", "PATCH", path, b"{}", headers={"content-type": media})
+            await api.fails(
+                415, "UnsupportedMediaType", "PATCH", path, b"{}", headers={"content-type": media}
+            )
 
     run(test)
 
@@ -70,7 +74,9 @@ def test_generation_counts_changes_of_spec_and_status_is_apart() -> None:
         path = "/apis/apps/v1/namespaces/default/deployments"
         template = {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
         spec = {"replicas": 1, "selector": {"matchLabels": {"a": "b"}}, "template": template}
-        made = await api.ok("POST", path, {"metadata": {"name": "d"}, "spec": spec, "status": {"replicas": 9}})
+        made = await api.ok(
+            "POST", path, {"metadata": {"name": "d"}, "spec": spec, "status": {"replicas": 9}}
+        )
         assert made["metadata"]["generation"] == 1 and made["status"].get("replicas", 0) == 0
         status = {**made, "status": {"replicas": 5}, "spec": {**made["spec"], "replicas": 7}}
         done = await api.ok("PUT", f"{path}/d/status", status)
@@ -92,7 +98,9 @@ def test_finalizers_hold_an_object_until_the_last_is_gone() -> None:
         await api.ok("POST", CONFIG_MAPS, body)
         path = f"{CONFIG_MAPS}/a"
         marked = await api.ok("DELETE", path)
-        assert marked["metadata"]["deletionTimestamp"] and marked["metadata"]["finalizers"] == ["example.com/f"]
+        assert marked["metadata"]["deletionTimestamp"] and marked["metadata"]["finalizers"] == [
+            "example.com/f"
+        ]
         again = await api.ok("DELETE", path)
         assert again["metadata"]["resourceVersion"] == marked["metadata"]["resourceVersion"]
         merge = {"content-type": "application/merge-patch+json"}
@@ -127,7 +135,9 @@ def test_a_bound_pod_gets_its_grace_and_an_unbound_one_goes_at_once() -> None:
         target = {"target": {"kind": "Node", "name": "n1"}}
         await api.ok("POST", f"{PODS}/bound/binding", {"metadata": {"name": "bound"}, **target})
         assert (await api.ok("GET", f"{PODS}/bound"))["spec"]["nodeName"] == "n1"
-        await api.fails(409, "Conflict", "POST", f"{PODS}/bound/binding", {"metadata": {"name": "bound"}, **target})
+        await api.fails(
+            409, "Conflict", "POST", f"{PODS}/bound/binding", {"metadata": {"name": "bound"}, **target}
+        )
         marked = await api.ok("DELETE", f"{PODS}/bound")
         assert marked["metadata"]["deletionGracePeriodSeconds"] == 30
         await api.ok("DELETE", f"{PODS}/bound?gracePeriodSeconds=0")
@@ -177,7 +187,10 @@ def test_service_addresses_and_ports_are_unique_and_come_back() -> None:
         path = "/api/v1/namespaces/default/services"
 
         def service(name: str, **spec: object) -> dict[str, object]:
-            return {"metadata": {"name": name}, "spec": {"ports": [{"port": 80}], "selector": {"a": "b"}, **spec}}
+            return {
+                "metadata": {"name": name},
+                "spec": {"ports": [{"port": 80}], "selector": {"a": "b"}, **spec},
+            }
 
         first = await api.ok("POST", path, service("one", type="NodePort"))
         address, port = first["spec"]["clusterIP"], first["spec"]["ports"][0]["nodePort"]

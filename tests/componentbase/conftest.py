@@ -26,10 +26,15 @@ class Certificates:
     server: Pair
     client: Pair
     stranger: Pair
+    expired: Pair
 
 
 def _issue(
-    folder: Path, file: str, subject: x509.Name, issuer: tuple[x509.Name, ec.EllipticCurvePrivateKey] | None
+    folder: Path,
+    file: str,
+    subject: x509.Name,
+    issuer: tuple[x509.Name, ec.EllipticCurvePrivateKey] | None,
+    minutes: int = 60,
 ) -> tuple[Pair, ec.EllipticCurvePrivateKey]:
     key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.datetime.now(datetime.UTC)
@@ -42,7 +47,7 @@ def _issue(
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(minutes=minutes))
         .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .sign(issuer_key, hashes.SHA256())
@@ -72,4 +77,5 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     client, _ = _issue(folder, "client", _name("admin", "system:masters", "devs"), issuer)
     stranger, _ = _issue(folder, "stranger", _name("admin"), (_name("other-ca"), other_key))
     assert other.cert.exists()
-    return Certificates(ca.cert, server, client, stranger)
+    expired, _ = _issue(folder, "expired", _name("admin"), issuer, minutes=-5)
+    return Certificates(ca.cert, server, client, stranger, expired)

@@ -80,6 +80,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         "body": (await read_body(receive)).decode(),
         "user": tlsutil.identity(der).common_name if der else None,
         "upgrade": take is not None,
+        "error": scope["extensions"]["tls"].get("peer_cert_error"),
     }
     await answer(send, 200, orjson.dumps(said))
 
@@ -223,6 +224,50 @@ def test_a_certificate_of_another_authority_ends_the_handshake(certificates: Cer
                 await client.dial(f"https://127.0.0.1:{port}/", stranger, UPGRADE)
 
     on_loop(test)
+
+
+@pytest.mark.parametrize(
+    ("pair", "user", "error"),
+    [
+        ("client", "admin", None),
+        ("stranger", None, "unable to get local issuer certificate"),
+        ("expired", None, "certificate has expired"),
+        (None, None, None),
+    ],
+)
+def test_a_certificate_that_does_not_verify_can_be_reported(
+    certificates: Certificates, pair: str | None, user: str | None, error: str | None
+) -> None:
+    listening = tlsutil.server_context(
+        certificates.server.cert, certificates.server.key, certificates.ca, report_unverified=True
+    )
+    files = getattr(certificates, pair) if pair else None
+    dialling = tlsutil.client_context(
+        certificates.ca, files.cert if files else None, files.key if files else None
+    )
+    good = tlsutil.client_context(certificates.ca, certificates.client.cert, certificates.client.key)
+
+    async def ask(port: int, context: ssl.SSLContext) -> Any:
+        _, headers, stream = await client.dial(f"https://localhost:{port}/who", context, UPGRADE)
+        body = await read_until(stream, int(headers["content-length"]))
+        stream.close()
+        await stream.wait_closed()
+        return orjson.loads(body)
+
+    async def test() -> None:
+        async with serving(app, listening) as port:
+            for _ in range(3):
+                said = await ask(port, dialling)
+                assert (said["user"], said["error"]) == (user, error)
+                # Who came before must not rub off on who comes next.
+                assert (await ask(port, good))["user"] == "admin"
+
+    on_loop(test)
+
+
+def test_reporting_needs_an_authority(certificates: Certificates) -> None:
+    with pytest.raises(ValueError, match="without a CA"):
+        tlsutil.server_context(certificates.server.cert, certificates.server.key, report_unverified=True)
 
 
 def test_cancelling_the_server_ends_requests_and_tunnels() -> None:

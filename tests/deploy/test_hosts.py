@@ -23,6 +23,7 @@ from deploy.hosts import HostPlan
 from deploy.state import State
 from deploy.topology import TOPOLOGIES, Topology, load
 from deploy.units import Unit
+from deploy.up import ROOT
 
 pytestmark = [
     pytest.mark.root,
@@ -159,7 +160,8 @@ def test_what_a_host_sees(lab: Lab) -> None:
     assert {link["ifname"] for link in json.loads(links)} == {"lo", "eth0"}
     assert lab.inside("worker-0", "cat", "/proc/sys/net/ipv4/ip_forward") == "1\n"
     # The interpreter that runs this test must be there, wherever it lies.
-    assert lab.inside("worker-0", sys.executable, "-c", "import yaml, deploy; print(1)") == "1\n"
+    path = f"PYTHONPATH={ROOT}"
+    assert lab.inside("worker-0", "env", path, sys.executable, "-c", "import yaml, deploy; print(1)") == "1\n"
 
 
 def test_changes_of_a_host_stay_on_it(lab: Lab) -> None:

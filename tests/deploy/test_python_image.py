@@ -30,13 +30,30 @@ def test_ldd_output() -> None:
     ]
 
 
-def test_whole_packages_and_their_libraries_are_taken(tmp_path: Path) -> None:
-    for name in ("numpy/core/x.py", "numpy.libs/libblas.so", "six.py", "unused/y.py"):
+def test_whole_packages_are_taken(tmp_path: Path) -> None:
+    for name in ("numpy/core/x.py", "six.py", "unused/y.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     files = [tmp_path / "numpy" / "core" / "x.py", tmp_path / "six.py", Path("/usr/lib/other.py")]
-    found = python.top_level(files, [tmp_path])
-    assert [path.name for path in found] == ["numpy", "numpy.libs", "six.py"]
+    assert [path.name for path in python.top_level(files, [tmp_path])] == ["numpy", "six.py"]
+
+
+@pytest.mark.parametrize(
+    ("requirements", "names"),
+    [
+        (["httpcore==1.*", "anyio (>=3)", "a.b-c"], ["httpcore", "anyio", "a.b-c"]),
+        (["h2<5,>=3; extra == 'http2'", 'x; extra=="y"', "z; python_version<'4'"], ["z"]),
+    ],
+)
+def test_requirements(requirements: list[str], names: list[str]) -> None:
+    assert python.required_names(requirements) == names
+
+
+def test_what_is_imported_late_is_packed_too() -> None:
+    [site, *_] = python.site_directories()
+    names = {path.name for path in python.with_requirements([site / "httpx"])}
+    assert {"httpx", "httpcore", "h11", "anyio", "certifi", "idna"} <= names
+    assert not any(name.endswith(".dist-info") for name in names)
 
 
 def test_a_module_that_cannot_be_imported_is_named() -> None:

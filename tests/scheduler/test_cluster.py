@@ -93,3 +93,12 @@ def test_a_pod_made_again_under_its_name_is_queued_anew() -> None:
     assert again is not None
     assert again.info.uid == "another"
     assert not made.columns.pods
+
+
+def test_a_resource_nobody_named_before_gets_its_column() -> None:
+    made = cluster()
+    made.node_added(node("n2", **{"example.com/gpu": "2"}))
+    made.columns.add_pod(compile_pod(pod("p", cpu="1")), "n2")
+    row = made.columns.resource_row("example.com/gpu")
+    assert made.columns.allocatable[row, made.columns.row_of["n2"]] == 2
+    assert made.columns.allocatable[row, made.columns.row_of["n1"]] == 0

@@ -6,8 +6,8 @@ import copy
 from typing import Any
 
 from apimachinery.meta import validate_object_meta
-from apimachinery.scheme import Kind
 from apimachinery.schema.decode import decode
+from apimachinery.scheme import Kind
 from apimachinery.table import table
 from apiserver.kinds import SCHEME
 

@@ -109,12 +109,14 @@ def test_defaults_deep_inside() -> None:
         (pod(container(), container()), 'spec.containers[1].name: Duplicate value: "web"'),
         (
             pod(restartPolicy="Sometimes"),
-            'spec.restartPolicy: Unsupported value: "Sometimes": supported values: "Always", "Never", "OnFailure"',
+            'spec.restartPolicy: Unsupported value: "Sometimes": supported values: "Always", '
+            '"Never", "OnFailure"',
         ),
         (pod(dnsPolicy="None"), "spec.dnsConfig: Required value: must provide at least one DNS nameserver"),
         (
             pod(container(ports=[{"containerPort": 70000}])),
-            "spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
+            "spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and "
+            "65535, inclusive",
         ),
         (
             pod(container(ports=[{"containerPort": 1, "hostPort": 9}, {"containerPort": 2, "hostPort": 9}])),
@@ -126,17 +128,22 @@ def test_defaults_deep_inside() -> None:
         ),
         (
             pod(container(resources={"requests": {"cpu": "2"}, "limits": {"cpu": "1"}})),
-            'spec.containers[0].resources.requests: Invalid value: "2": must be less than or equal to cpu limit of 1',
+            'spec.containers[0].resources.requests: Invalid value: "2": must be less than or equal '
+            "to cpu limit of 1",
         ),
         (
             pod(container(resources={"requests": {"cpu": "-1"}})),
-            'spec.containers[0].resources.requests[cpu]: Invalid value: "-1": must be greater than or equal to 0',
+            'spec.containers[0].resources.requests[cpu]: Invalid value: "-1": must be greater than '
+            "or equal to 0",
         ),
         (
             pod(container(resources={"requests": {"gpus": "1"}})),
             'requests[gpus]: Invalid value: "gpus": must be a standard resource type or fully qualified',
         ),
-        (pod(container(livenessProbe={})), "spec.containers[0].livenessProbe: Required value: must specify a handler"),
+        (
+            pod(container(livenessProbe={})),
+            "spec.containers[0].livenessProbe: Required value: must specify a handler",
+        ),
         (
             pod(container(livenessProbe={"exec": {"command": ["a"]}, "tcpSocket": {"port": 1}})),
             "spec.containers[0].livenessProbe.tcpSocket: Forbidden: may not specify more than 1 handler type",
@@ -146,8 +153,14 @@ def test_defaults_deep_inside() -> None:
             "spec.containers[0].livenessProbe.successThreshold: Invalid value: 2: must be 1",
         ),
         (
-            pod(container(env=[{"name": "A", "value": "1", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}])),
-            "env[0].valueFrom: Invalid value: \"\": may not be specified when `value` is not empty",
+            pod(
+                container(
+                    env=[
+                        {"name": "A", "value": "1", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
+                    ]
+                )
+            ),
+            'env[0].valueFrom: Invalid value: "": may not be specified when `value` is not empty',
         ),
         (
             pod(volumes=[{"name": "v", "emptyDir": {}, "hostPath": {"path": "/a"}}]),
@@ -155,8 +168,14 @@ def test_defaults_deep_inside() -> None:
         ),
         (pod(volumes=[{"name": "v"}, {"name": "v"}]), 'spec.volumes[1].name: Duplicate value: "v"'),
         (pod(volumes=[{"name": "v", "secret": {}}]), "spec.volumes[0].secret.secretName: Required value"),
-        (pod(tolerations=[{"key": "a", "operator": "Exists", "value": "b"}]), "value must be empty when `operator`"),
-        (pod(nodeSelector={"a b": "c"}), 'spec.nodeSelector: Invalid value: "a b": name part must consist of'),
+        (
+            pod(tolerations=[{"key": "a", "operator": "Exists", "value": "b"}]),
+            "value must be empty when `operator`",
+        ),
+        (
+            pod(nodeSelector={"a b": "c"}),
+            'spec.nodeSelector: Invalid value: "a b": name part must consist of',
+        ),
         (pod(nodeName="A"), 'spec.nodeName: Invalid value: "A"'),
         (pod(terminationGracePeriodSeconds=-1), "spec.terminationGracePeriodSeconds: Invalid value: -1"),
         (pod(activeDeadlineSeconds=0), "spec.activeDeadlineSeconds: Invalid value: 0: must be between 1 and"),
@@ -232,16 +251,31 @@ CRASHED = {
         (status("Pending"), ("0/1", "Pending", "0")),
         (status("Running", RUNNING), ("1/1", "Running", "0")),
         (status("Running", CRASHED), ("0/1", "CrashLoopBackOff", "3 (5m ago)")),
-        (status("Failed", {"restartCount": 0, "state": {"terminated": {"reason": "Error"}}}), ("0/1", "Error", "0")),
-        (status("Failed", {"restartCount": 0, "state": {"terminated": {"exitCode": 7}}}), ("0/1", "ExitCode:7", "0")),
-        (status("Failed", {"restartCount": 0, "state": {"terminated": {"signal": 9}}}), ("0/1", "Signal:9", "0")),
+        (
+            status("Failed", {"restartCount": 0, "state": {"terminated": {"reason": "Error"}}}),
+            ("0/1", "Error", "0"),
+        ),
+        (
+            status("Failed", {"restartCount": 0, "state": {"terminated": {"exitCode": 7}}}),
+            ("0/1", "ExitCode:7", "0"),
+        ),
+        (
+            status("Failed", {"restartCount": 0, "state": {"terminated": {"signal": 9}}}),
+            ("0/1", "Signal:9", "0"),
+        ),
         (status("Failed", reason="Evicted"), ("0/1", "Evicted", "0")),
         (
-            status("Pending", initContainerStatuses=[{"restartCount": 1, "state": {"waiting": {"reason": "Bad"}}}]),
+            status(
+                "Pending",
+                initContainerStatuses=[{"restartCount": 1, "state": {"waiting": {"reason": "Bad"}}}],
+            ),
             ("0/1", "Init:Bad", "1"),
         ),
         (
-            status("Pending", initContainerStatuses=[{"restartCount": 0, "state": {"terminated": {"exitCode": 2}}}]),
+            status(
+                "Pending",
+                initContainerStatuses=[{"restartCount": 0, "state": {"terminated": {"exitCode": 2}}}],
+            ),
             ("0/1", "Init:ExitCode:2", "0"),
         ),
     ],
@@ -274,8 +308,31 @@ def test_wide_columns() -> None:
 
 
 def test_a_container_that_ended_for_good_stays_ended() -> None:
-    old = {**pod(restartPolicy="Never"), "status": {"containerStatuses": [{"name": "a", "state": {"terminated": {}}}]}}
+    old = {
+        **pod(restartPolicy="Never"),
+        "status": {"containerStatuses": [{"name": "a", "state": {"terminated": {}}}]},
+    }
     new = {**old, "status": {"containerStatuses": [{"name": "a", "state": {"running": {}}}]}}
     found = [cause.message for cause in POD.strategy.status_validate_update(new, old)]
     assert found == ["Forbidden: may not be transitioned to non-terminated state"]
     assert list(POD.strategy.status_validate_update(old, old)) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "old", "expected"),
+    [
+        ({"podIP": "10.0.0.1"}, {}, ("10.0.0.1", ["10.0.0.1"])),
+        ({"podIPs": [{"ip": "10.0.0.1"}]}, {}, ("10.0.0.1", ["10.0.0.1"])),
+        (
+            {"podIP": "10.0.0.2", "podIPs": [{"ip": "10.0.0.1"}]},
+            {"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}]},
+            ("10.0.0.2", ["10.0.0.2"]),
+        ),
+    ],
+)
+def test_the_two_spellings_of_an_address_agree(
+    given: dict[str, Any], old: dict[str, Any], expected: tuple[str, list[str]]
+) -> None:
+    new = {**pod(), "status": dict(given)}
+    POD.strategy.status_prepare_update(new, {**pod(), "status": old})
+    assert (new["status"]["podIP"], [item["ip"] for item in new["status"]["podIPs"]]) == expected

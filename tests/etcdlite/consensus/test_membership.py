@@ -19,8 +19,15 @@ def change(kind: ChangeKind, member: Member) -> MemberChange:
 
 def test_ids_depend_on_addresses_and_token_only() -> None:
     assert member_id(["u", "v"], "t") == member_id(["v", "u"], "t")
-    assert len({member_id(["u"], "t"), member_id(["u"], "s"), member_id(["v"], "t"), member_id(["u"], "t", 5)}) == 4
-    assert cluster_id(URLS, "token") == cluster_id(dict(reversed(URLS.items())), "token") != cluster_id(URLS, "x")
+    assert (
+        len({member_id(["u"], "t"), member_id(["u"], "s"), member_id(["v"], "t"), member_id(["u"], "t", 5)})
+        == 4
+    )
+    assert (
+        cluster_id(URLS, "token")
+        == cluster_id(dict(reversed(URLS.items())), "token")
+        != cluster_id(URLS, "x")
+    )
 
 
 def test_a_learner_is_added_promoted_and_removed() -> None:

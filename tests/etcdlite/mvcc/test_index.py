@@ -54,8 +54,8 @@ def test_compaction_drops_what_no_later_read_needs(main: int, dropped: list[tupl
 
 def test_a_dead_key_disappears() -> None:
     tree = TreeIndex()
-    tree.find_or_add(b"k").put(revision(2))
-    tree.find_or_add(b"k").tombstone(revision(3))
+    tree.put(b"k", revision(2))
+    tree.tombstone(b"k", revision(3))
     assert tree.compact_key(b"k", 3) == [(revision(2), False)], "a watch from 3 on must see the delete"
     assert tree.compact_key(b"k", 4) == [(revision(3), True)]
     assert len(tree) == 0
@@ -103,9 +103,11 @@ def test_sub_revisions_order_inside_a_transaction() -> None:
 def test_ranges(key: bytes, end: bytes, wanted: list[bytes]) -> None:
     tree = TreeIndex()
     for name in (b"d", b"b", b"a", b"c"):
-        tree.find_or_add(name).put(revision(2))
+        tree.put(name, revision(2))
     assert [found.key for found in tree.scan(key, end, last_of(2))] == wanted
     assert [name for name in (b"a", b"b", b"c", b"d") if in_range(name, key, end)] == wanted
+    assert tree.count(key, end, last_of(2)) == len(wanted)
+    assert tree.count(key, end, last_of(1)) == 0
 
 
 def test_revisions_sort_as_bytes() -> None:

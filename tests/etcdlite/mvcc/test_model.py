@@ -138,6 +138,8 @@ class StoreMachine(RuleBasedStateMachine):
                 assert (each.created, each.version, kv.key) == (kv.create_revision, kv.version, each.key)
                 found[kv.key] = (kv.value, kv.create_revision, kv.mod_revision, kv.version)
             assert found == self.model[main]
+            for key, end in ((b"\0", b"\0"), (b"ab", b"c"), (b"b", b""), (b"c", b"a")):
+                assert view.count(key, end) == len(list(view.scan(key, end)))
         if self.compacted > 1:
             with pytest.raises(Compacted):
                 self.store.view().at(self.compacted - 1)

@@ -40,7 +40,7 @@ class Stage:
     ) -> Watcher:
         next_revision = start or self.store.revision + 1
         outbox = Outbox(self._wake, limit)
-        watcher = Watcher(1, key, end, next_revision, outbox, **flags)  # type: ignore[arg-type]
+        watcher = Watcher(1, key, end, next_revision, outbox, **flags)
         self.hub.add(watcher, self.store.revision)
         return watcher
 

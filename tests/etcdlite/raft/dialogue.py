@@ -32,7 +32,11 @@ def node(
 ) -> RawNode:
     """A core whose timeout is exactly its election timeout, ten ticks."""
     config = RaftConfig(
-        id=NodeId(number), random=lambda n: 0, pre_vote=pre_vote, max_inflight=max_inflight, max_append_bytes=100
+        id=NodeId(number),
+        random=lambda n: 0,
+        pre_vote=pre_vote,
+        max_inflight=max_inflight,
+        max_append_bytes=100,
     )
     return RawNode(config, hard_state=HardState(Term(term), NodeId(vote)), entries=log, conf=members)
 

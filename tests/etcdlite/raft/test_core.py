@@ -10,7 +10,7 @@ from etcdlite.raft.tracker import ProgressState
 from etcdlite.raft.types import EntryKind, Index, NodeId, Role, SnapshotMeta, Term
 from tests.etcdlite.raft.dialogue import Cluster, conf, entry, node, settle, trio
 
-# -- elections -------------------------------------------------------------------------------------------------
+# -- elections -----------------------------------------------------------------------------------------------
 
 
 def test_a_silent_cluster_elects_whoever_times_out_first() -> None:
@@ -103,7 +103,20 @@ def test_a_learner_never_campaigns() -> None:
     assert settle(learner) == []
 
 
-# -- replication -----------------------------------------------------------------------------------------------
+def test_a_learner_that_lost_its_leader_gives_its_vote() -> None:
+    """Found by the simulation, seed 3349: it was promoted and does not know; the candidate needs it."""
+    learner = node(2, conf(1, learners=(2,)), term=1)
+    learner.step(m.HeartbeatRequest(NodeId(1), NodeId(2), Term(1), Index(0), 0))
+    for ticks in range(40):
+        learner.tick()
+        learner.step(m.VoteRequest(NodeId(1), NodeId(2), Term(2), Index(0), Term(0)))
+        replies = [x for x in settle(learner) if isinstance(x, m.VoteReply)]
+        assert bool(replies) is (ticks >= 9)
+        if replies:
+            return
+
+
+# -- replication ---------------------------------------------------------------------------------------------
 
 
 def test_a_leader_commits_the_first_entry_of_its_term() -> None:
@@ -213,7 +226,11 @@ def test_the_inflight_window_bounds_what_is_unanswered() -> None:
         sent += sum(isinstance(x, m.AppendRequest) and bool(x.entries) for x in settle(leader))
     assert sent == 3
     leader.step(m.AppendReply(NodeId(2), NodeId(1), Term(1), Index(4)))
-    assert [x.entries[0].index for x in settle(leader) if isinstance(x, m.AppendRequest) and x.entries] == [5, 6, 7]
+    assert [x.entries[0].index for x in settle(leader) if isinstance(x, m.AppendRequest) and x.entries] == [
+        5,
+        6,
+        7,
+    ]
 
 
 def test_a_lost_append_is_sent_again() -> None:
@@ -232,7 +249,7 @@ def test_a_proposal_without_a_leader_is_refused() -> None:
         node(1, conf(1, 2, 3)).propose([b"a"])
 
 
-# -- reads -----------------------------------------------------------------------------------------------------
+# -- reads ---------------------------------------------------------------------------------------------------
 
 
 def test_a_read_waits_for_a_round_of_heartbeats() -> None:
@@ -304,7 +321,7 @@ def test_a_cluster_of_one_reads_at_once() -> None:
     assert [x.index for x in alone.reads[NodeId(1)]] == [1]
 
 
-# -- transfer, membership, snapshots ---------------------------------------------------------------------------
+# -- transfer, membership, snapshots -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("asked", [1, 3])
@@ -355,7 +372,7 @@ def test_one_membership_change_at_a_time() -> None:
 
 
 def test_no_membership_change_before_the_first_commit_of_the_term() -> None:
-    """Ongaro's correction of 2015: without it two one-step changes of different terms could miss each other."""
+    """Ongaro's correction of 2015: else two one-step changes of different terms could miss each other."""
     cluster = trio()
     cluster.lose = lambda message: isinstance(message, m.AppendReply)
     leader = cluster.elect(1)

@@ -9,7 +9,9 @@ from etcdlite.raft.types import Entry, Index, Term
 from tests.etcdlite.raft.dialogue import entry
 
 
-def log(*terms: int, base: int = 0, base_term: int = 0, committed: int = 0, applied: int | None = None) -> Log:
+def log(
+    *terms: int, base: int = 0, base_term: int = 0, committed: int = 0, applied: int | None = None
+) -> Log:
     entries = [entry(index, term) for index, term in enumerate(terms, base + 1)]
     applied_index = Index(base if applied is None else applied)
     return Log(Index(base), Term(base_term), entries, Index(max(committed, base)), applied_index)
@@ -98,7 +100,9 @@ def test_compaction_keeps_the_term_of_what_it_forgets() -> None:
         it.slice(Index(2), Index(3))
 
 
-@pytest.mark.parametrize(("longer", "expected"), [((3, 1), True), ((2, 2), True), ((1, 2), False), ((9, 1), False)])
+@pytest.mark.parametrize(
+    ("longer", "expected"), [((3, 1), True), ((2, 2), True), ((1, 2), False), ((9, 1), False)]
+)
 def test_up_to_date(longer: tuple[int, int], expected: bool) -> None:
     it = log(1, 2) if longer != (3, 1) else log(1, 1)
     assert it.is_up_to_date(Index(longer[0]), Term(longer[1])) is expected

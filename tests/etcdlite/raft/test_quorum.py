@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etcdlite.raft import quorum
@@ -47,6 +47,7 @@ def test_vote_result(voters: str, votes: str, expected: VoteResult) -> None:
     assert quorum.vote_result([NodeId(int(v)) for v in voters], cast) is expected
 
 
+@settings(deadline=None)
 @given(VOTERS, st.data())
 def test_two_majorities_meet(voters: set[NodeId], data: st.DataObject) -> None:
     size = quorum.size(voters)

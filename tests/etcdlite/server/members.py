@@ -117,11 +117,13 @@ def running(
 
 
 @contextlib.contextmanager
-def running_cluster(folder: Path, size: int = 3) -> Iterator[list[MemberProcess]]:
+def running_cluster(
+    folder: Path, size: int = 3, *, extra: Sequence[str] = ()
+) -> Iterator[list[MemberProcess]]:
     """Members of etcdlite that form one cluster."""
     names = [f"m{number}" for number in range(size)]
     cluster = ",".join(f"{name}=http://127.0.0.1:{free_port()}" for name in names)
-    members = [member("etcdlite", folder, name, cluster=cluster) for name in names]
+    members = [member("etcdlite", folder, name, cluster=cluster, extra=extra) for name in names]
     try:
         for each in members:
             each.start()

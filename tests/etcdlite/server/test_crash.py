@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from etcdlite.client import EtcdClient, OutcomeUnknown, RequestFailed, Unavailable, prefix_end
+from etcdlite.client import EtcdClient, OutcomeUnknown, RequestFailed, Unavailable, op_put, prefix_end
 from tests.etcdlite.server.members import MemberProcess, running, running_cluster
 
 WRITERS = 8
@@ -194,3 +194,50 @@ def test_damaged_database_is_refused(tmp_path: Path) -> None:
         member.start()
         with pytest.raises(AssertionError, match="database: checksum mismatch"):
             member.wait_ready()
+
+
+def test_lease_outlives_its_leader(tmp_path: Path) -> None:
+    """A renewed lease is still there after the leader is killed, and ends once nobody renews it."""
+    with running_cluster(tmp_path) as members:
+
+        async def main() -> None:
+            async with EtcdClient([member.client_url for member in members], timeout=10) as client:
+                lease = (await client.lease_grant(3)).ID
+                await client.put(b"leased", b"", lease=lease)
+                (await _leader(client, members)).stop(signal.SIGKILL)
+                granted = time.monotonic()
+                while time.monotonic() - granted < 4:
+                    assert (await client.lease_keep_alive(lease)).TTL == 3
+                    await asyncio.sleep(0.5)
+                assert (await client.range(b"leased")).count == 1
+                async with asyncio.timeout(12):
+                    while (await client.range(b"leased")).count:  # noqa: ASYNC110 -- another process acts
+                        await asyncio.sleep(0.2)
+
+        asyncio.run(main())
+
+
+def test_a_member_that_was_away_is_brought_up_by_snapshot(tmp_path: Path) -> None:
+    """A member whose missing entries are gone from the leader's log gets the whole state."""
+    with running_cluster(tmp_path, extra=("--snapshot-count=200",)) as members:
+        asyncio.run(_fall_behind(members))
+        assert any("sending snapshot" in member.log.read_text() for member in members)
+
+
+async def _fall_behind(members: list[MemberProcess]) -> None:
+    async with EtcdClient([member.client_url for member in members], timeout=10) as client:
+        leader = await _leader(client, members)
+        away = next(member for member in members if member is not leader)
+        await client.put(b"before", b"")
+        away.stop(signal.SIGKILL)
+        for number in range(0, 6000, 50):
+            await client.txn([], [op_put(b"/s/%d" % (number + n), b"%d" % number * 20) for n in range(50)])
+        for number in range(0, 5500, 50):  # more entries than a leader keeps behind a compaction of its log
+            await asyncio.gather(*(client.put(b"/t/%d" % (number + n), b"x") for n in range(50)))
+        away.start()
+        away.wait_ready()
+        async with EtcdClient([away.client_url], timeout=10) as returned:
+            ours = await returned.range(b"\0", b"\0")
+            assert list(ours.kvs) == list((await client.range(b"\0", b"\0")).kvs)
+            async with returned.watch(b"\0", b"\0", start_revision=2) as watch:
+                assert (await anext(watch)).events[0].kv.key == b"before"

@@ -67,7 +67,7 @@ def _txns(ops: st.SearchStrategy[rpc.RequestOp]) -> st.SearchStrategy[rpc.TxnReq
 ops = st.one_of(plain_ops, plain_ops, st.builds(rpc.RequestOp, request_txn=_txns(plain_ops)))
 requests = st.one_of(ranges, puts, puts, keeping, deletes, _txns(ops))
 
-METHODS = {
+METHODS: dict[Any, tuple[str, Any]] = {
     rpc.RangeRequest: ("KV/Range", rpc.RangeResponse),
     rpc.PutRequest: ("KV/Put", rpc.PutResponse),
     rpc.DeleteRangeRequest: ("KV/DeleteRange", rpc.DeleteRangeResponse),

@@ -134,8 +134,9 @@ def test_outcomes_reach_their_requests(tmp_path: Path) -> None:
         fake.auto = False
         async with asyncio.TaskGroup() as tasks:
             waiting = [tasks.create_task(requests.submit(put(b"k%d" % n))) for n in range(5)]
-            while len(fake.log) < 5:
-                await asyncio.sleep(0)
+            await asyncio.sleep(0)  # each of them runs until it waits
+            await asyncio.sleep(0)
+            assert len(fake.log) == 5
             assert requests.waiting == 5
             fake.commit()
         assert [task.result().revision for task in waiting] == [2, 3, 4, 5, 6]

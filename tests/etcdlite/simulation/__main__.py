@@ -1,4 +1,4 @@
-"""Run seeds, stop at the first that breaks a rule: `python -m tests.etcdlite.simulation --seeds N --start S`."""
+"""Run seeds, stop at the first that breaks a rule."""
 
 from __future__ import annotations
 

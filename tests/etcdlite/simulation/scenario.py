@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from etcdlite.consensus.membership import ChangeKind, Member, MemberChange
@@ -31,12 +32,15 @@ class Outcome:
 class Scenario:
     """Load and faults on a world, all from the seed."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed, self.world = seed, World(seed)
+    def __init__(self, seed: int, *, nervous: bool = False) -> None:
+        """`nervous`: nothing but elections and crashes, as fast as they go."""
+        self.seed, self.world = seed, World(seed, nervous=nervous)
         self.rng = self.world.rng
         self.crashes = 0
         self.between_faults, self.downtime = self.rng.choice((20, 60)), self.rng.choice((5, 80))
-        self.faults = (
+        if nervous:
+            self.between_faults, self.downtime = 6, 2
+        self.faults: tuple[Callable[[], None], ...] = (
             self._crash,
             self._crash_in_disk,
             self._cut_one_way,
@@ -48,6 +52,8 @@ class Scenario:
             self._promote,
             self._remove,
         )
+        if nervous:
+            self.faults = (self._crash, self._crash, self._storm, self._isolate, self._heal)
 
     def run(self) -> Outcome:
         """Run it. Raises Violation, or what a member died of."""

@@ -127,14 +127,14 @@ class SimMember:
 class World:
     """The cluster and its clock."""
 
-    def __init__(self, seed: int, *, size: int | None = None) -> None:
+    def __init__(self, seed: int, *, size: int | None = None, nervous: bool = False) -> None:
         self.rng = random.Random(seed)
         self.now = 0.0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         # Nervous clusters elect more often, slow disks widen the gap between saying and knowing.
-        self.election_ticks = self.rng.choice((3, 10))
-        self.pre_vote = self.rng.random() < 0.6
+        self.election_ticks = 2 if nervous else self.rng.choice((3, 10))
+        self.pre_vote = not nervous and self.rng.random() < 0.6
         self.disk_delay = self.rng.choice((1, 1, 20))
         self.weather = Weather()
         self.rules = Rules()

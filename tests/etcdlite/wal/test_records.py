@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etcdlite.wal.records import SECTOR, RecordKind, WalCorrupt, put_record, read_records
@@ -22,11 +22,13 @@ def decode(data: bytes, *, last: bool = True, chain: int = 0) -> list[bytes]:
     return [record.payload for record in read_records("f", data, chain, last=last)]
 
 
+@settings(deadline=None)
 @given(PAYLOADS)
 def test_what_is_written_is_read(payloads: list[bytes]) -> None:
     assert decode(encode(payloads), last=False) == payloads
 
 
+@settings(deadline=None)
 @given(PAYLOADS, st.data())
 def test_a_truncated_tail_is_cut_at_a_record(payloads: list[bytes], data: st.DataObject) -> None:
     encoded = encode(payloads)
@@ -37,6 +39,7 @@ def test_a_truncated_tail_is_cut_at_a_record(payloads: list[bytes], data: st.Dat
         assert len(found) < len(payloads)
 
 
+@settings(deadline=None)
 @given(PAYLOADS, st.data())
 def test_a_truncated_inner_segment_is_damage(payloads: list[bytes], data: st.DataObject) -> None:
     encoded = encode(payloads)
@@ -47,6 +50,7 @@ def test_a_truncated_inner_segment_is_damage(payloads: list[bytes], data: st.Dat
             decode(encoded[:size], last=False)
 
 
+@settings(deadline=None)
 @given(PAYLOADS, st.data())
 def test_a_changed_byte_never_reads_as_something_else(payloads: list[bytes], data: st.DataObject) -> None:
     encoded = bytearray(encode(payloads))

@@ -1,0 +1,298 @@
+"""The whole agent over an apiserver and a runtime in memory: what users see of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from componentbase.clock import RealClock
+from componentbase.http.server import serve
+from componentbase.tasks import Background
+from kubeclient.rest import RestClient
+from kubeclient.transport import Target
+from kubelet import agent, cgroups
+from kubelet.agent import Kubelet, Settings
+from kubelet.config import KubeletConfig
+from kubelet.cri.fake import FakeRuntime
+from kubelet.cri.port import ExecResult
+from tests.kubelet.api import MemoryApi
+
+NODE = "/api/v1/nodes/worker-0"
+
+
+class World:
+    """An apiserver, a runtime, and a kubelet that can be stopped and started between them."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.root = tmp_path
+        self.api = MemoryApi()
+        self.runtime = FakeRuntime(RealClock().now, pullable={"pullable:1"})
+        self.runtime.add_images(["busybox:1.36"])
+        self.kubelet: Kubelet | None = None
+        self._group: asyncio.TaskGroup
+        self._tasks: list[asyncio.Task[None]] = []
+        self.port = 0
+
+    async def start(self) -> None:
+        """Start (or start again) the kubelet, as a new process would."""
+        self._tasks.append(self._group.create_task(self._run()))
+
+    async def _run(self) -> None:
+        settings = Settings(KubeletConfig(), "worker-0", ("10.240.0.20",), self.root, str(self.root / "logs"))
+        target = Target(f"http://127.0.0.1:{self.port}")
+        async with RestClient(target) as client, Background("kubelet") as tasks:
+            self.kubelet = Kubelet(settings, client, self.runtime, RealClock(), tasks)
+            await self.kubelet.run()
+
+    async def kill(self) -> None:
+        """End the kubelet without any goodbye."""
+        task = self._tasks.pop()
+        task.cancel()
+        await asyncio.wait([task])
+
+    async def play(self, scenario: Callable[[World], Awaitable[None]]) -> None:
+        async with asyncio.timeout(30), asyncio.TaskGroup() as self._group:
+            listening: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            server = self._group.create_task(
+                serve(self.api, port=0, on_listening=listening.set_result, shutdown_grace=0.1)
+            )
+            self.port = await listening
+            await self.start()
+            await scenario(self)
+            while self._tasks:
+                await self.kill()
+            server.cancel()
+
+    async def pod(self, name: str, **spec: Any) -> dict[str, Any]:
+        containers = [{"name": "c", "image": "busybox:1.36", "command": ["sleep", "1000"]}]
+        body = {"nodeName": "worker-0", "containers": containers, **spec}
+        return await self.api.add_pod({"metadata": {"name": name}, "spec": body})
+
+    def status(self, name: str) -> dict[str, Any]:
+        held = self.api.pod(name)
+        return dict(held["status"]) if held else {}
+
+    def container(self, name: str) -> dict[str, Any]:
+        statuses = self.status(name).get("containerStatuses") or [{"state": {}}]
+        return dict(statuses[0])
+
+    def condition(self, path: str, kind: str) -> str:
+        held = self.api.objects.get(path, {}).get("status", {}).get("conditions", [])
+        return next((str(c["status"]) for c in held if c["type"] == kind), "")
+
+    async def until_ready(self, name: str) -> None:
+        path = f"/api/v1/namespaces/default/pods/{name}"
+        await self.api.until(lambda: self.condition(path, "Ready") == "True")
+
+    def living(self) -> list[str]:
+        """Ids of the containers that run."""
+        return [call for call, status in self.runtime._containers.items() if status.state == 1]
+
+
+@pytest.fixture
+def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    monkeypatch.setattr(cgroups, "sweep", lambda *_: None)
+    monkeypatch.setattr(agent, "RELIST", 0.02)
+    monkeypatch.setattr(agent, "HOUSEKEEPING", 0.02)
+
+    def run(scenario: Callable[[World], Awaitable[None]]) -> None:
+        asyncio.run(World(tmp_path).play(scenario))
+
+    return run
+
+
+def test_the_node_registers_is_ready_and_beats(play: Callable[..., None]) -> None:
+    async def scenario(world: World) -> None:
+        await world.api.until(lambda: world.condition(NODE, "Ready") == "True")
+        node = world.api.objects[NODE]
+        assert node["metadata"]["labels"]["kubernetes.io/hostname"] == "worker-0"
+        assert {"type": "InternalIP", "address": "10.240.0.20"} in node["status"]["addresses"]
+        assert node["status"]["nodeInfo"]["containerRuntimeVersion"] == "fake://1.0.0"
+        lease = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/worker-0"
+        await world.api.until(lambda: lease in world.api.objects)
+        assert world.api.objects[lease]["spec"]["holderIdentity"] == "worker-0"
+
+    play(scenario)
+
+
+def test_a_node_without_network_is_not_ready_until_it_has_one(play: Callable[..., None]) -> None:
+    async def scenario(world: World) -> None:
+        world.runtime.network_ready = False
+        await world.api.until(lambda: world.condition(NODE, "Ready") == "False")
+        conditions = world.api.objects[NODE]["status"]["conditions"]
+        text = next(c["message"] for c in conditions if c["type"] == "Ready")
+        assert "NetworkReady=false reason:NetworkPluginNotReady" in text
+        world.runtime.network_ready = True
+        await world.api.until(lambda: world.condition(NODE, "Ready") == "True")
+
+    async def first_without(world: World) -> None:
+        await scenario(world)
+
+    play(first_without)
+
+
+def test_a_pod_lives_and_leaves_nothing_behind(play: Callable[..., None]) -> None:
+    async def scenario(world: World) -> None:
+        volume = {"name": "v", "emptyDir": {}}
+        made = await world.pod("p", volumes=[volume])
+        uid = made["metadata"]["uid"]
+        await world.until_ready("p")
+        assert world.status("p")["phase"] == "Running"
+        assert (world.root / "pods" / uid / "volumes" / "kubernetes.io~empty-dir" / "v").is_dir()
+        await world.api.until(lambda: world.api.events("Started"))
+        await world.api.delete_pod("p")
+        await world.api.until(lambda: world.api.pod("p") is None)
+        while await world.runtime.list_sandboxes():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert not (world.root / "pods" / uid).exists()
+        await world.api.until(lambda: world.api.events("Killing"))
+
+    play(scenario)
+
+
+def test_a_pod_that_ends_tells_how(play: Callable[..., None]) -> None:
+    async def scenario(world: World) -> None:
+        for name, code in (("good", 0), ("bad", 4)):
+            container = {"name": "c", "image": "busybox:1.36", "command": ["exit", str(code)]}
+            await world.pod(name, restartPolicy="Never", containers=[container])
+        await world.api.until(lambda: world.status("good").get("phase") == "Succeeded")
+        await world.api.until(lambda: world.status("bad").get("phase") == "Failed")
+        assert world.container("bad")["state"]["terminated"]["exitCode"] == 4
+
+    play(scenario)
+
+
+def test_a_crash_restarts_once_and_then_waits(play: Callable[..., None]) -> None:
+    async def scenario(world: World) -> None:
+        await world.pod("p", containers=[{"name": "c", "image": "busybox:1.36", "command": ["exit", "1"]}])
+        await world.api.until(
+            lambda: world.container("p")["state"].get("waiting", {}).get("reason") == "CrashLoopBackOff"
+        )
+        assert world.container("p")["restartCount"] == 1
+        assert world.container("p")["lastState"]["terminated"]["exitCode"] == 1
+        await world.api.until(lambda: world.api.events("BackOff"))
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    ("container", "reason"),
+    [
+        ({"image": "absent:1"}, "ErrImagePull"),
+        ({"image": "absent:1", "imagePullPolicy": "Never"}, "ErrImageNeverPull"),
+        ({"envFrom": [{"configMapRef": {"name": "none"}}]}, "CreateContainerConfigError"),
+    ],
+)
+def test_a_container_that_cannot_start_says_why(
+    play: Callable[..., None], container: dict[str, Any], reason: str
+) -> None:
+    seen: list[str] = []
+
+    async def scenario(world: World) -> None:
+        await world.pod("p", containers=[{"name": "c", "image": "busybox:1.36", **container}])
+
+        def waits() -> bool:
+            seen.append(world.container("p")["state"].get("waiting", {}).get("reason", ""))
+            return reason in seen
+
+        await world.api.until(waits)
+        await world.api.until(lambda: world.api.events("Failed") or world.api.events("ErrImageNeverPull"))
+
+    play(scenario)
+
+
+def test_an_image_is_pulled_when_absent(play: Callable[..., None]) -> None:
+    async def scenario(world: World) -> None:
+        await world.pod("p", containers=[{"name": "c", "image": "pullable:1"}])
+        await world.until_ready("p")
+        assert ("pull_image", "pullable:1") in world.runtime.calls
+
+    play(scenario)
+
+
+def test_a_missing_volume_holds_the_pod_until_it_appears(play: Callable[..., None]) -> None:
+    async def scenario(world: World) -> None:
+        await world.pod("p", volumes=[{"name": "v", "configMap": {"name": "late"}}])
+        await world.api.until(lambda: world.api.events("FailedMount"))
+        assert not world.living()
+        late = {"metadata": {"name": "late", "namespace": "default"}, "data": {"k": "v"}}
+        await world.api.write("/api/v1/namespaces/default/configmaps/late", late)
+        await world.until_ready("p")
+
+    play(scenario)
+
+
+def test_a_restarted_kubelet_finds_its_containers_and_kills_what_was_deleted(
+    play: Callable[..., None],
+) -> None:
+    async def scenario(world: World) -> None:
+        for name in ("stays", "goes"):
+            await world.pod(name)
+            await world.until_ready(name)
+        before = set(world.living())
+        stays = world.container("stays")["containerID"].removeprefix("containerd://")
+        await world.kill()
+        goes = world.api.objects["/api/v1/namespaces/default/pods/goes"]
+        await world.api.write("/api/v1/namespaces/default/pods/goes", goes, "DELETED")
+        await world.start()
+        while world.living() != [stays]:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert stays in before
+        assert world.container("stays")["restartCount"] == 0
+
+    play(scenario)
+
+
+def test_after_a_power_cut_pods_come_back_in_new_sandboxes(play: Callable[..., None]) -> None:
+    async def scenario(world: World) -> None:
+        await world.pod("p")
+        await world.until_ready("p")
+        await world.kill()
+        world.runtime.power_off()
+        await world.start()
+        await world.api.until(lambda: world.container("p").get("restartCount") == 1)
+        await world.until_ready("p")
+        (alive,) = [s for s in await world.runtime.list_sandboxes() if s.state == 0]
+        assert alive.metadata.attempt == 1
+
+    play(scenario)
+
+
+def test_a_liveness_probe_restarts(play: Callable[..., None]) -> None:
+    async def scenario(world: World) -> None:
+        answers = iter([ExecResult(b"", b"sick", 1)])
+        world.runtime.exec_handler = lambda *_: next(answers, ExecResult(b"", b"", 0))
+        probe = {"exec": {"command": ["check"]}, "failureThreshold": 1, "periodSeconds": 1}
+        await world.pod("p", containers=[{"name": "c", "image": "busybox:1.36", "livenessProbe": probe}])
+        await world.api.until(lambda: world.container("p").get("restartCount") == 1)
+        await world.until_ready("p")
+        await world.api.until(lambda: world.api.events("Unhealthy"))
+        (event,) = world.api.events("Unhealthy")
+        assert event["message"] == "Liveness probe failed: sick"
+
+    play(scenario)
+
+
+def test_what_does_not_fit_is_refused(play: Callable[..., None]) -> None:
+    async def scenario(world: World) -> None:
+        big = {"name": "c", "image": "busybox:1.36", "resources": {"requests": {"cpu": "4000"}}}
+        await world.pod("big", containers=[big])
+        await world.api.until(lambda: world.status("big").get("phase") == "Failed")
+        assert world.status("big")["reason"] == "OutOfcpu"
+        assert not await world.runtime.list_sandboxes()
+
+    play(scenario)
+
+
+def test_deletion_interrupts_a_pod_that_cannot_start(play: Callable[..., None]) -> None:
+    async def scenario(world: World) -> None:
+        await world.pod("p", volumes=[{"name": "v", "secret": {"secretName": "never"}}])
+        await world.api.until(lambda: world.api.events("FailedMount"))
+        await world.api.delete_pod("p", 0)
+        await world.api.until(lambda: world.api.pod("p") is None)
+
+    play(scenario)
