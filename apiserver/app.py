@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -225,6 +226,13 @@ def key_transformer(transformers: transform.Transformers) -> Any:
     return of
 
 
+def _tls(values: Any) -> ssl.SSLContext:
+    """The listener's context; a client may show a certificate of any authority that says something here."""
+    files = (values.client_ca_file, values.requestheader_client_ca_file)
+    authorities = b"".join(Path(name).read_bytes() for name in files if name)
+    return tlsutil.server_context(values.tls_cert_file, values.tls_private_key_file, authorities or None)
+
+
 async def run(values: Any) -> None:
     """Serve until cancelled; then fail readyz, end the watches, finish what is in flight."""
     transformers = (
@@ -233,14 +241,7 @@ async def run(values: Any) -> None:
         else transform.Transformers({})
     )
     credentials = [name or None for name in (values.etcd_cafile, values.etcd_certfile, values.etcd_keyfile)]
-    authorities = [
-        Path(name).read_bytes()
-        for name in (values.client_ca_file, values.requestheader_client_ca_file)
-        if name
-    ]
-    context = tlsutil.server_context(
-        values.tls_cert_file, values.tls_private_key_file, b"".join(authorities) or None
-    )
+    context = _tls(values)
     async with EtcdClient(
         values.etcd_servers, ca=credentials[0], cert=credentials[1], key=credentials[2]
     ) as client:
@@ -249,7 +250,7 @@ async def run(values: Any) -> None:
             await _serve(server, values, context)
 
 
-async def _serve(server: Server, values: Any, context: Any) -> None:
+async def _serve(server: Server, values: Any, context: ssl.SSLContext) -> None:
     def listening(port: int) -> None:
         logger.info("serving securely on %s:%s", values.bind_address, port)
 

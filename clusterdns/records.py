@@ -198,9 +198,11 @@ class Records:
         base = self._service_name(service)
         targets: list[tuple[str, int]] = []
         if service["spec"].get("clusterIP") != "None":
-            for port in service["spec"].get("ports") or []:
-                if wanted in (None, ((port.get("name") or "").lower(), port.get("protocol", "TCP").lower())):
-                    targets.append((base, int(port["port"])))
+            targets += [
+                (base, int(port["port"]))
+                for port in service["spec"].get("ports") or []
+                if wanted in (None, ((port.get("name") or "").lower(), port.get("protocol", "TCP").lower()))
+            ]
         targets += [
             (f"{_host_label(endpoint)}.{base}", number)
             for endpoint in endpoints

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import secrets
 import socket
 import ssl
+import struct
 from pathlib import Path
 
 from deploy import linux
@@ -65,3 +67,32 @@ def etcd_lacking(namespace: str | Path) -> str | None:
     except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
         return f"127.0.0.1:2381/health: {error or type(error).__name__}"
     return None if status == 200 and healthy else f"/health: {body[:200].decode(errors='replace').strip()}"
+
+
+def dns_query(name: str, identifier: int) -> bytes:
+    """A question for the IPv4 addresses of `name`, recursion desired (RFC 1035 section 4.1)."""
+    header = struct.pack(">HHHHHH", identifier, 0x0100, 1, 0, 0, 0)
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.rstrip(".").split("."))
+    return header + labels + b"\0" + struct.pack(">HH", 1, 1)
+
+
+def dns_lacking(namespace: str | Path, server: str, name: str) -> str | None:
+    """None when the DNS server at `server`, asked over UDP from inside `namespace`, knows an address of
+    `name`."""
+    identifier = secrets.randbelow(1 << 16)
+    with linux.in_network(namespace):
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with sock:
+        sock.settimeout(0.3)
+        try:
+            sock.connect((server, 53))
+            sock.send(dns_query(name, identifier))
+            answer = sock.recv(1500)
+        except OSError as error:
+            return f"{name} at {server}: {error or type(error).__name__}"
+    if len(answer) < 12:
+        return f"{name} at {server}: the answer is too short"
+    echoed, flags, _, count = struct.unpack(">HHHH", answer[:8])
+    if echoed != identifier or flags & 0xF or count == 0:
+        return f"{name} at {server}: code {flags & 0xF}, {count} answers"
+    return None

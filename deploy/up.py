@@ -17,6 +17,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from deploy import addons, cgroups, configs, doctor, hosts, linux, network, probes
@@ -34,6 +35,7 @@ from pki.layout import Inventory
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_TIMEOUT = 90.0
+DNS_ADDON = "20-cluster-dns"
 # Numeric libraries start a thread a core when they are imported; a parent that forks must have one thread.
 SINGLE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -99,6 +101,7 @@ class Raise:
     timeout: float = DEFAULT_TIMEOUT
     groups: cgroups.Hierarchies = field(default_factory=cgroups.find)
     raised_at: str = ""
+    dns_image: str = ""
 
     def control(self, host: Host) -> Control:
         """The command line into a host."""
@@ -219,54 +222,55 @@ class Raise:
 
     def goals(self, inventory: Inventory, images: Sequence[Building]) -> Iterator[Goal]:
         """Everything that makes the cluster usable."""
-        context = tls_context(kubeconfig.load(inventory.admin_kubeconfig))
         api = Api.from_kubeconfig(inventory.admin_kubeconfig)
-        since = self.raised_at
-        for host in self.topology.by_role("controller"):
-            pid = self.control(host).pid()
-            yield Goal(
-                f"{host.name}: etcd member healthy",
-                lambda pid=pid: probes.etcd_lacking(f"/proc/{pid}/ns/net"),  # type: ignore[misc]
-                (self.state.log(host.name, "etcdlite"),),
-            )
-            yield Goal(
-                f"{host.name}: apiserver ready",
-                lambda host=host: probes.lacking(  # type: ignore[misc]
-                    self.state.router_netns, host.address, API_PORT, "/readyz", context
-                ),
-                (self.state.log(host.name, "apiserver"),),
-            )
-        yield Goal(
-            f"API answers on {self.topology.outside_server}",
-            lambda: _lacking(lambda: api.get("/readyz")),
-            (self.state.log(self.topology.by_role("balancer")[0].name, "haproxy"),),
-        )
-        workers = self.topology.by_role("worker")
-        for host in workers:
-            for building in images:
-                probe = ImageImport(self, host, building)
-                log = self.state.log(host.name, "containerd")
-                yield Goal(f"{host.name}: {building.name} imported", probe, (log,))
-            if host.pod_cidr is None:
-                yield Goal(
-                    f"{host.name}: pods' network configured",
-                    lambda host=host: self.configure_pods(api, host),  # type: ignore[misc]
-                    (self.state.log(host.name, "kubelet"),),
-                )
-            yield Goal(
-                f"{host.name}: node Ready",
-                lambda host=host: node_lacking(api, host.name, since),  # type: ignore[misc]
-                (self.state.log(host.name, "kubelet"), self.state.log(host.name, "containerd")),
-            )
-        yield Goal("add-ons applied", lambda: _lacking(lambda: self.apply_addons(api)))
-        controllers = tuple(
+        imports = {
+            host: [ImageImport(self, host, building) for building in images]
+            for host in self.topology.by_role("worker")
+        }
+        yield from self._controller_goals(inventory)
+        balancer = self.topology.by_role("balancer")[0]
+        front = partial(_lacking, partial(api.get, "/readyz"))
+        haproxy = (self.state.log(balancer.name, "haproxy"),)
+        yield Goal(f"API answers on {self.topology.outside_server}", front, haproxy)
+        for host, probes_of_host in imports.items():
+            yield from self._worker_goals(api, host, probes_of_host)
+        all_imports = [probe for probes_of_host in imports.values() for probe in probes_of_host]
+        for name in addons.names():
+            needed = all_imports if name == DNS_ADDON else []
+            yield Goal(f"add-on {name} applied", partial(self.apply_addon, api, name, needed))
+        logs = tuple(
             self.state.log(host.name, unit)
             for host in self.topology.by_role("controller")
             for unit in ("controllers", "scheduler")
         )
-        yield Goal(
-            "cluster DNS ready", lambda: deployment_lacking(api, "kube-system", "clusterdns"), controllers
-        )
+        yield Goal("cluster DNS ready", partial(deployment_lacking, api, "kube-system", "clusterdns"), logs)
+
+    def _controller_goals(self, inventory: Inventory) -> Iterator[Goal]:
+        context = tls_context(kubeconfig.load(inventory.admin_kubeconfig))
+        for host in self.topology.by_role("controller"):
+            namespace = f"/proc/{self.control(host).pid()}/ns/net"
+            healthy = partial(probes.etcd_lacking, namespace)
+            yield Goal(f"{host.name}: etcd member healthy", healthy, (self.state.log(host.name, "etcdlite"),))
+            router = self.state.router_netns
+            ready = partial(probes.lacking, router, host.address, API_PORT, "/readyz", context)
+            yield Goal(f"{host.name}: apiserver ready", ready, (self.state.log(host.name, "apiserver"),))
+
+    def _worker_goals(self, api: Api, host: Host, imports: Sequence[ImageImport]) -> Iterator[Goal]:
+        containerd = self.state.log(host.name, "containerd")
+        kubelet = self.state.log(host.name, "kubelet")
+        for probe in imports:
+            yield Goal(f"{host.name}: {probe.building.name} imported", probe, (containerd,))
+        if host.pod_cidr is None:
+            configured = partial(self.configure_pods, api, host)
+            yield Goal(f"{host.name}: pods' network configured", configured, (kubelet,))
+        ready = partial(node_lacking, api, host.name, self.raised_at)
+        yield Goal(f"{host.name}: node Ready", ready, (kubelet, containerd))
+        # Through this host's kube-proxy to a DNS pod: the status of the Deployment may be older than a crash.
+        network_plan = self.topology.network
+        name = f"kubernetes.default.svc.{network_plan.cluster_domain}"
+        namespace = f"/proc/{self.control(host).pid()}/ns/net"
+        answers = partial(probes.dns_lacking, namespace, network_plan.cluster_dns, name)
+        yield Goal(f"{host.name}: cluster DNS answers", answers, (self.state.log(host.name, "kubeproxy"),))
 
     def configure_pods(self, api: Api, host: Host) -> str | None:
         """Write the node's CNI configuration once the controller-manager has given it a range: what the
@@ -281,15 +285,16 @@ class Raise:
             return str(error)
         return None
 
-    def apply_addons(self, api: Api) -> None:
-        """Apply the manifests. Raises Unreachable, APIError."""
+    def apply_addon(self, api: Api, name: str, needed: Sequence[ImageImport]) -> str | None:
+        """Apply one add-on, once its images are there: a pod whose image is not backs off for ten seconds."""
+        if not all(one.done for one in needed):
+            return "its image is not imported yet"
         values = {
             "CLUSTER_DNS": self.topology.network.cluster_dns,
             "CLUSTER_DOMAIN": self.topology.network.cluster_domain,
-            "DNS_IMAGE": catalogue.dns_reference(ROOT),
+            "DNS_IMAGE": self.dns_image,
         }
-        for obj in addons.load(values):
-            api.apply(obj)
+        return _lacking(lambda: [api.apply(obj) for obj in addons.load(name, values)])
 
     def run(self) -> Sequence[Missed]:
         """Raise the cluster; what it returns was not reached in time. Raises UpError, and errors of the
@@ -317,11 +322,14 @@ class Raise:
         """Start making the archives that are absent. Cluster DNS takes longer, and nothing else waits for
         it."""
         directory = self.state.images
+        # Named once: the sources may change while the cluster comes up.
+        archive = catalogue.dns(directory, ROOT)
+        self.dns_image = archive.references[0]
         basic = Background("building basic images", lambda: catalogue.build_basic(directory))
-        dns = Background("building the image of cluster DNS", lambda: catalogue.build_dns(directory, ROOT))
+        dns = Background("building the image of cluster DNS", lambda: catalogue.build_dns(archive, ROOT))
         return [
             Building("basic images", basic.start(), catalogue.basic(directory)),
-            Building("image of cluster DNS", dns.start(), catalogue.dns(directory, ROOT)),
+            Building("image of cluster DNS", dns.start(), archive),
         ]
 
 
@@ -382,9 +390,15 @@ class ImageImport:
     run: Raise
     host: Host
     building: Building
+    done: bool = False
     _process: subprocess.Popen[str] | None = None
 
     def __call__(self) -> str | None:
+        lacking = self._advance()
+        self.done = lacking is None
+        return lacking
+
+    def _advance(self) -> str | None:
         if (lacking := self.building.work.lacking()) is not None:
             return lacking
         if self._process is not None:

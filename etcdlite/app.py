@@ -48,6 +48,11 @@ def _declare() -> flags.Flags:
     known.string("peer-key-file", "", "Key of the peer port.")
     known.string("peer-trusted-ca-file", "", "CA that signs peers' certificates.")
     known.boolean("peer-client-cert-auth", False, "Refuse peers without a certificate of the CA.")
+    _declare_limits(known)
+    return known
+
+
+def _declare_limits(known: flags.Flags) -> None:
     known.integer("heartbeat-interval", 100, "Milliseconds between a leader's heartbeats.")
     known.integer("election-timeout", 1000, "Milliseconds without a leader before an election.")
     known.integer("snapshot-count", 10_000, "Applied entries between two compactions of the log.")
@@ -63,7 +68,6 @@ def _declare() -> flags.Flags:
         "log-level", "info", "debug, info, warn or error.", choices=["debug", "info", "warn", "error"]
     )
     known.string("logger", "zap", "Accepted for the sake of unit files; lines are the same.", choices=["zap"])
-    return known
 
 
 def _initial_cluster(given: flags.Values) -> dict[str, list[str]]:
@@ -166,6 +170,8 @@ def build(given: flags.Values) -> EtcdServer:
         cluster_token=given.initial_cluster_token,
     )
     tls = _client_tls(given)
+    if tls is not None:
+        tls.credentials()  # a file that cannot be read is better known now than after the election
     listen = Listen(
         client_urls=given.listen_client_urls,
         metrics_urls=given.listen_metrics_urls,
@@ -188,11 +194,17 @@ def main(argv: Sequence[str]) -> int:
     given = _declare().parse(argv, os.environ)
     log.setup("etcdlite", verbosity=4 if given.log_level == "debug" else 0)
 
-    async def serve() -> None:
-        await build(given).run()
+    refused = False
 
-    try:
-        return tasks.run(serve)
-    except (ConfigurationError, DatabaseDamaged, OSError, ValueError) as error:
-        print(f"etcdlite: {error}", file=sys.stderr)
-        return 1
+    async def serve() -> None:
+        nonlocal refused
+        try:
+            server = build(given)
+        except (ConfigurationError, DatabaseDamaged, OSError, ValueError) as error:
+            print(f"etcdlite: {error}", file=sys.stderr)
+            refused = True
+            return
+        await server.run()
+
+    status = tasks.run(serve)
+    return 1 if refused else status

@@ -84,29 +84,41 @@ class Kubelet:
         self.statuses = StatusManager(client, clock)
         self.probes = Probes(runtime, clock, tasks, self._changed, self._unhealthy)
         self.images = ImagePuller(runtime, clock)
-        self.node = NodeAgent(
-            client,
-            runtime,
+        self.node = self._node_agent()
+        self.executor = self._executor()
+        self.workers = self._pod_workers()
+        self.pod_informer = Informer(client, PODS, field_selector=f"spec.nodeName={settings.node_name}")
+        self.service_informer = Informer(client, SERVICES)
+
+    def _node_agent(self) -> NodeAgent:
+        config = self.settings.config
+        return NodeAgent(
+            self.client,
+            self.runtime,
             self.cache,
-            clock,
+            self.clock,
             self.spec,
             self.machine,
-            settings.root,
+            self.settings.root,
             update_every=config.node_status_update,
             report_every=config.node_status_report,
             lease_seconds=config.node_lease_seconds,
         )
-        self.executor = Executor(
-            runtime,
+
+    def _executor(self) -> Executor:
+        return Executor(
+            self.runtime,
             self.images,
             self.objects,
             self.recorder,
-            clock,
+            self.clock,
             self.node_facts,
             self.volumes.pod_dir,
             self.sources,
         )
-        self.workers = PodWorkers(
+
+    def _pod_workers(self) -> PodWorkers:
+        return PodWorkers(
             cache=self.cache,
             executor=self.executor,
             volumes=self.volumes,
@@ -114,12 +126,10 @@ class Kubelet:
             probes=self.probes,
             recorder=self.recorder,
             lifecycle=self,
-            clock=clock,
-            tasks=tasks,
-            host_ips=settings.node_ips,
+            clock=self.clock,
+            tasks=self._tasks,
+            host_ips=self.settings.node_ips,
         )
-        self.pod_informer = Informer(client, PODS, field_selector=f"spec.nodeName={settings.node_name}")
-        self.service_informer = Informer(client, SERVICES)
 
     def _facts(self) -> NodeFacts:
         config = self.settings.config

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kubelet.cri.port import Runtime, RuntimeFailure
+from kubelet.cri.port import Runtime, RuntimeFailure, TimedOut
 
 MAX_BODY = 10 * 1024
 USER_AGENT = "kube-probe/1.34"
@@ -63,7 +63,7 @@ async def act(
                 return await _tcp(container, pod_ip, action["tcpSocket"])
             if "grpc" in action:
                 return await _grpc(pod_ip, action["grpc"], timeout)
-    except TimeoutError:
+    except (TimeoutError, TimedOut):
         return Outcome(False, f"timeout: no answer within {timeout:g}s")
     except RuntimeFailure as error:
         return Outcome(None, str(error))

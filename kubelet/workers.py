@@ -349,6 +349,7 @@ class PodWorkers:
             await self._lifecycle.finished(work.pod)
             return 5.0
         await self._executor.remove_pod(view)
+        await self._cache.refresh(uid)  # otherwise housekeeping would take the old view for an orphan
         metadata = work.pod["metadata"]
         await self._executor.remove_logs(metadata.get("namespace", ""), metadata["name"], uid)
         self._statuses.forget(uid)

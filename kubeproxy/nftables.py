@@ -16,7 +16,8 @@ from kubeproxy.rules import AddressSet, Chain, Key, Rule, RuleSet, ServiceKey
 TABLE = "ip kube-proxy"
 MARK = "0x4000"
 """The masquerade mark kube-proxy uses by default (masqueradeBit 14)."""
-COMMAND_TIMEOUT = 30.0
+COMMAND_TIMEOUT = 120.0
+"""Seconds; a first transaction for 5,000 services takes nft about 17."""
 
 _SERVICE_KEY = "ipv4_addr . inet_proto . inet_service"
 _PORT_KEY = "inet_proto . inet_service"

@@ -455,7 +455,7 @@ BINDINGS: dict[str, list[tuple[str, str]]] = {
     "system:kube-controller-manager": [("User", "system:kube-controller-manager")],
     "system:kube-scheduler": [("User", "system:kube-scheduler")],
     "system:node": [],
-    # Not in Kubernetes' own policy, where whoever sets up the cluster binds the user of the apiserver's certificate.
+    # Not in Kubernetes' own policy: there, who sets up the cluster binds the apiserver's certificate.
     "system:kubelet-api-admin": [("User", "kube-apiserver-kubelet-client")],
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ FindUid = Callable[[str, str, str], str]
 
 CLAIM = "kubernetes.io"
 LEEWAY = 60.0
+CACHE_SECONDS, CACHE_SIZE = 10.0, 4096
 EXTRA_POD, EXTRA_POD_UID = "authentication.kubernetes.io/pod-name", "authentication.kubernetes.io/pod-uid"
 EXTRA_NODE, EXTRA_NODE_UID = "authentication.kubernetes.io/node-name", "authentication.kubernetes.io/node-uid"
 EXTRA_CREDENTIAL = "authentication.kubernetes.io/credential-id"
@@ -126,12 +128,20 @@ class Verifier:
     """Knows a token's user, or None. `find_uid` reads the watch cache."""
 
     def __init__(
-        self, issuers: Sequence[str], keys: Sequence[PublicKey], audiences: Sequence[str], find_uid: FindUid
+        self,
+        issuers: Sequence[str],
+        keys: Sequence[PublicKey],
+        audiences: Sequence[str],
+        find_uid: FindUid,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._issuers = list(issuers)
         self._keys = {key_id(key): key for key in keys}
         self.audiences = list(audiences)
         self._find_uid = find_uid
+        self._clock = clock
+        self._checked: dict[tuple[str, tuple[str, ...]], tuple[float, dict[str, Any]]] = {}
 
     def user(self, token: str, audiences: Sequence[str] | None = None) -> User | None:
         claims = self._claims(token, audiences or self.audiences)
@@ -143,6 +153,19 @@ class Verifier:
         return [name for name in audiences if name in ([given] if isinstance(given, str) else given)]
 
     def _claims(self, token: str, audiences: Sequence[str]) -> dict[str, Any] | None:
+        """Claims of a good token; a checked signature is trusted for seconds, its objects never."""
+        key, now = (token, tuple(audiences)), self._clock()
+        expires, known = self._checked.get(key, (0.0, None))
+        if known is not None and now < expires:
+            return known
+        claims = self._verified(token, audiences)
+        if claims is not None:
+            if len(self._checked) >= CACHE_SIZE:
+                self._checked.clear()
+            self._checked[key] = (now + CACHE_SECONDS, claims)
+        return claims
+
+    def _verified(self, token: str, audiences: Sequence[str]) -> dict[str, Any] | None:
         try:
             named = jwt.get_unverified_header(token).get("kid")
         except jwt.InvalidTokenError:

@@ -34,6 +34,11 @@ Step = Callable[[], Awaitable[None]]
 
 NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 REPAIR_SECONDS = 180.0
+PRIORITY_TEXT = {
+    "system-node-critical": "Used for system critical pods that must not be moved from their current node.",
+    "system-cluster-critical": "Used for system critical pods that must run in the cluster, but can be "
+    "moved to another node if necessary.",
+}
 
 
 class Bootstrap:
@@ -56,6 +61,7 @@ class Bootstrap:
             "bootstrap-controller": self._service.reconcile,
         }
         self.done: set[str] = set()
+        self.finished = asyncio.Event()
         self.names = tuple(self._steps)
 
     def check(self, name: str) -> Callable[[], None]:
@@ -69,6 +75,7 @@ class Bootstrap:
         await self._registry.cacher.ready.wait()
         for name, step in self._steps.items():
             await self._until_done(name, step)
+        self.finished.set()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._service.keep(), name="kubernetes-service")
             tasks.create_task(
@@ -149,23 +156,13 @@ class Bootstrap:
                 "metadata": {"name": name},
                 "value": value,
                 "preemptionPolicy": "PreemptLowerPriority",
-                "description": "Used for system critical pods that must not be moved from their current node."
-                if "node" in name
-                else "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+                "description": PRIORITY_TEXT[name],
             }
             if self._scheme.resource("scheduling.k8s.io", "v1", "priorityclasses"):
                 await self._ensure("scheduling.k8s.io", "v1", "priorityclasses", body)
 
     async def _authentication_info(self) -> None:
-        values, data = self._values, {}
-        if values.client_ca_file:
-            data["client-ca-file"] = Path(values.client_ca_file).read_text()
-        if values.requestheader_client_ca_file:
-            data["requestheader-client-ca-file"] = Path(values.requestheader_client_ca_file).read_text()
-            data["requestheader-allowed-names"] = _json_list(values.requestheader_allowed_names)
-            data["requestheader-username-headers"] = _json_list(values.requestheader_username_headers)
-            data["requestheader-group-headers"] = _json_list(values.requestheader_group_headers)
-            data["requestheader-extra-headers-prefix"] = _json_list(values.requestheader_extra_headers_prefix)
+        data = authentication_data(self._values)
         fields = {"name": "extension-apiserver-authentication", "namespace": "kube-system"}
         wanted = {"kind": "ConfigMap", "apiVersion": "v1", "metadata": fields, "data": data}
         if await self._ensure("", "v1", "configmaps", wanted):
@@ -206,6 +203,20 @@ class Bootstrap:
     @staticmethod
     def _call(kind: Kind, verb: str, namespace: str, name: str) -> Call:
         return Call(verb, kind, namespace, name, LOOPBACK)
+
+
+def authentication_data(values: Any) -> dict[str, str]:
+    """What extension servers need to know to authenticate callers the way this server does."""
+    data: dict[str, str] = {}
+    if values.client_ca_file:
+        data["client-ca-file"] = Path(values.client_ca_file).read_text()
+    if values.requestheader_client_ca_file:
+        data["requestheader-client-ca-file"] = Path(values.requestheader_client_ca_file).read_text()
+        data["requestheader-allowed-names"] = _json_list(values.requestheader_allowed_names)
+        data["requestheader-username-headers"] = _json_list(values.requestheader_username_headers)
+        data["requestheader-group-headers"] = _json_list(values.requestheader_group_headers)
+        data["requestheader-extra-headers-prefix"] = _json_list(values.requestheader_extra_headers_prefix)
+    return data
 
 
 def _json_list(values: list[str]) -> str:

@@ -245,8 +245,7 @@ class Registry:
 
     @staticmethod
     def _check_update(call: Call, new: Object, old: Object) -> list[Cause]:
-        """The strategy's part of an update. Subresources with rules of their own have applied them "
-        "already."""
+        """The strategy's part of an update; subresources with rules of their own have applied them."""
         kind, strategy = call.kind, call.kind.strategy
         if call.subresource in STATUS_LIKE:
             strategy.status_prepare_update(new, old)

@@ -119,16 +119,7 @@ class Discovery:
 
     def _aggregated_resources(self, group: str, version: str) -> list[Object]:
         out = [_aggregated(kind) for kind in self._kinds(group, version)]
-        for extra in self._of(group, version):
-            out.append(
-                {
-                    "resource": extra.resource,
-                    "responseKind": {"group": group, "version": version, "kind": extra.kind},
-                    "scope": "Namespaced" if extra.namespaced else "Cluster",
-                    "singularResource": extra.kind.lower(),
-                    "verbs": list(extra.verbs),
-                }
-            )
+        out += [_aggregated_extra(extra) for extra in self._of(group, version)]
         return out
 
     def _groups(self) -> dict[str, list[str]]:
@@ -193,6 +184,16 @@ def _aggregated(kind: Kind) -> Object:
     if kind.subresources:
         out["subresources"] = [_aggregated_subresource(kind, name) for name in kind.subresources]
     return out
+
+
+def _aggregated_extra(extra: Extra) -> Object:
+    return {
+        "resource": extra.resource,
+        "responseKind": {"group": extra.group, "version": extra.version, "kind": extra.kind},
+        "scope": "Namespaced" if extra.namespaced else "Cluster",
+        "singularResource": extra.kind.lower(),
+        "verbs": list(extra.verbs),
+    }
 
 
 def _aggregated_subresource(kind: Kind, name: str) -> Object:

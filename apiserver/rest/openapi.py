@@ -59,8 +59,7 @@ class OpenApi:
         return self._documents[path]
 
     def v2(self) -> tuple[bytes, str]:
-        """A Swagger document with every definition, and no paths beyond what clients need to see "
-        "it is one."""
+        """A Swagger document of all definitions, without paths: current clients read those from v3."""
         if "v2" not in self._documents:
             names = [name for gv in self._group_versions() for name in openapi.definitions_of(*gv)]
             text = orjson.dumps(openapi.schemas(names)).replace(b"#/components/schemas/", b"#/definitions/")
@@ -121,10 +120,10 @@ def _operation(kind: Kind, verb: str) -> Object:
         if verb in ("create", "update", "patch")
         else _STRINGS[2:]
     )
+    area = kind.group.partition(".")[0].title() or "Core"
     action = {"create": "post", "update": "put"}.get(verb, verb)
     out: Object = {
-        "operationId": f"{verb}{kind.group.partition('.')[0].title() or "
-        "'Core'}{kind.version.title()}{kind.kind}",
+        "operationId": f"{verb}{area}{kind.version.title()}{kind.kind}",
         "parameters": [
             {"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": True}} for name in names
         ],

@@ -25,11 +25,34 @@ HEALTH_PATHS = ("/livez", "/readyz", "/healthz", "/metrics", "/version")
 
 
 def build(
-    health: Health, found: discovery.Discovery, openapi: OpenApi, jwks: Callable[[], tuple[Any, Any]] | None
+    health: Health,
+    found: discovery.Discovery,
+    openapi: OpenApi,
+    jwks: Callable[[], tuple[Any, Any]] | None,
 ) -> FastAPI:
     """`jwks` gives the OpenID configuration and the key set of the service-account issuer."""
     app = FastAPI(title="apiserver", openapi_url=None, docs_url=None, redoc_url=None)
+    _add_checks(app, health)
+    _add_schemas(app, openapi)
+    if jwks is not None:
+        _add_issuer(app, jwks)
+    paths = {*HEALTH_PATHS, "/api", "/api/v1", "/apis", "/openapi/v2", "/openapi/v3"}
 
+    @app.get("/")
+    async def index() -> HttpResponse:
+        groups = {f"/apis/{group}/{version}" for group, version in found.group_versions() if group}
+        return HttpResponse(orjson.dumps({"paths": sorted(paths | groups)}), media_type=JSON)
+
+    documents = Documents(found)
+    for root in ("/api", "/apis"):
+        app.router.routes.append(Route(root, documents))
+        app.mount(root, documents)
+    methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+    app.add_api_route("/{path:path}", _unknown, methods=methods)
+    return app
+
+
+def _add_checks(app: FastAPI, health: Health) -> None:
     async def checks(request: HttpRequest) -> HttpResponse:
         status, body, media = await health.answer(request.url.path, request.url.query.encode())
         return HttpResponse(body, status, media_type=media, headers={"x-content-type-options": "nosniff"})
@@ -39,20 +62,13 @@ def build(
         if path not in ("/metrics", "/version"):
             app.add_api_route(path + "/{check:path}", checks, methods=["GET", "HEAD"])
 
-    paths = sorted({*HEALTH_PATHS, "/api", "/api/v1", "/apis", "/openapi/v2", "/openapi/v3"})
 
-    @app.get("/")
-    async def index() -> HttpResponse:
-        groups = [f"/apis/{group}/{version}" for group, version in found.group_versions() if group]
-        return HttpResponse(orjson.dumps({"paths": sorted({*paths, *groups})}), media_type=JSON)
-
+def _add_schemas(app: FastAPI, openapi: OpenApi) -> None:
     @app.get("/openapi/v2")
     async def openapi_v2(request: HttpRequest) -> HttpResponse:
         accepted = request.headers.get("accept", "")
         if "protobuf" in accepted and JSON not in accepted and "*/*" not in accepted:
-            return _status(
-                errors.not_acceptable("only the following media types are accepted: application/json")
-            )
+            return _status(errors.not_acceptable(f"only the following media types are accepted: {JSON}"))
         return _cached(request, *openapi.v2())
 
     @app.get("/openapi/v3")
@@ -64,25 +80,15 @@ def build(
         document = openapi.v3(path)
         return _cached(request, *document) if document else _status(_not_found())
 
-    if jwks is not None:
-        provide = jwks
 
-        @app.get("/.well-known/openid-configuration")
-        async def openid_configuration() -> HttpResponse:
-            return HttpResponse(orjson.dumps(provide()[0]), media_type=JSON)
+def _add_issuer(app: FastAPI, jwks: Callable[[], tuple[Any, Any]]) -> None:
+    @app.get("/.well-known/openid-configuration")
+    async def openid_configuration() -> HttpResponse:
+        return HttpResponse(orjson.dumps(jwks()[0]), media_type=JSON)
 
-        @app.get("/openid/v1/jwks")
-        async def key_set() -> HttpResponse:
-            return HttpResponse(orjson.dumps(provide()[1]), media_type="application/jwk-set+json")
-
-    documents = Documents(found)
-    for root in ("/api", "/apis"):
-        app.router.routes.append(Route(root, documents))
-        app.mount(root, documents)
-    app.add_api_route(
-        "/{path:path}", _unknown, methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-    )
-    return app
+    @app.get("/openid/v1/jwks")
+    async def key_set() -> HttpResponse:
+        return HttpResponse(orjson.dumps(jwks()[1]), media_type="application/jwk-set+json")
 
 
 class Documents:

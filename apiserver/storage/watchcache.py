@@ -162,8 +162,7 @@ class ResourceCache:
         return self._offset + bisect_right(self._log, revision, key=lambda event: event.revision)
 
     def since(self, position: int) -> list[Event] | None:
-        """Events from `position` on; None when some of them have left the window (the watcher is "
-        "too slow)."""
+        """Events from `position` on; None when some have left the window: the watcher is too slow."""
         if position < self._offset:
             return None
         return self._log[position - self._offset :]

@@ -191,19 +191,7 @@ async def serve(
     closes.
     """
     sock = sock if sock is not None else listen(host, port)
-    config = Config(
-        app,
-        http=Protocol,
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=keep_alive,
-    )
-    config.load()
+    config = _config(app, keep_alive)
     state = ServerState()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
@@ -220,6 +208,23 @@ async def serve(
     finally:
         server.close()
         await _drain(state, shutdown_grace)
+
+
+def _config(app: Any, keep_alive: int) -> Config:
+    config = Config(
+        app,
+        http=Protocol,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=keep_alive,
+    )
+    config.load()
+    return config
 
 
 async def _refresh_date(state: ServerState) -> None:

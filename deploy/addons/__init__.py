@@ -12,11 +12,12 @@ import yaml
 DIRECTORY = Path(__file__).parent
 
 
-def load(values: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The objects of all manifests, in the order of file names. Raises KeyError for a name without a
-    value."""
-    objects: list[dict[str, Any]] = []
-    for path in sorted(DIRECTORY.glob("*.yaml")):
-        text = string.Template(path.read_text()).substitute(values)
-        objects += [document for document in yaml.safe_load_all(text) if document]
-    return objects
+def names() -> list[str]:
+    """The add-ons, in the order in which they are applied."""
+    return sorted(path.stem for path in DIRECTORY.glob("*.yaml"))
+
+
+def load(name: str, values: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The objects of one add-on. Raises KeyError for a `${NAME}` without a value."""
+    text = string.Template((DIRECTORY / f"{name}.yaml").read_text()).substitute(values)
+    return [document for document in yaml.safe_load_all(text) if document]

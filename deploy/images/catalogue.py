@@ -108,13 +108,12 @@ def build_basic(directory: Path) -> None:
         write_archive([pause_image(), busybox_image()], archive.path)
 
 
-def build_dns(directory: Path, root: Path) -> None:
+def build_dns(archive: Archive, root: Path) -> None:
     """Write the archive of cluster DNS if it is absent; those of older sources are removed. Raises
     PackingError."""
-    archive = dns(directory, root)
     if not archive.path.exists():
         image = python.daemon_image(archive.references[0], "clusterdns", DNS_PACKAGES, root)
         write_archive([image], archive.path)
-    for other in directory.glob("clusterdns-*.tar"):
+    for other in archive.path.parent.glob("clusterdns-*.tar"):
         if other != archive.path:
             other.unlink(missing_ok=True)

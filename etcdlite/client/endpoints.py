@@ -21,7 +21,8 @@ from etcdlite.pb import rpc_pb2
 log = logging.getLogger(__name__)
 
 PROBE_INTERVAL = 1.0
-PROBE_TIMEOUT = 1.0
+PROBE_TIMEOUT = 2.0
+_HELD_UP = 0.5  # a timeout this much late says that this process did not run, and nothing of the member
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", -1),
@@ -101,11 +102,15 @@ class Endpoint:
 
     async def probe(self) -> bool:
         """Whether the member answers anything at all within PROBE_TIMEOUT."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
         request = rpc_pb2.StatusRequest().SerializeToString()
         try:
             await self.unary("/etcdserverpb.Maintenance/Status")(request, timeout=PROBE_TIMEOUT)
         except grpc.aio.AioRpcError as error:
-            return error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                return loop.time() - begun > PROBE_TIMEOUT + _HELD_UP
+            return error.code() != grpc.StatusCode.UNAVAILABLE
         except asyncio.CancelledError:
             if cancelled_from_outside():
                 raise

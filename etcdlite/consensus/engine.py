@@ -171,7 +171,7 @@ class Engine:
             if job.write.snapshot is not None:
                 self._adopt_snapshot(job.write.snapshot)
             for entry in job.write.entries:
-                entry.encoded = None  # on disk and, from a leader, sent: the log need not hold the bytes twice
+                entry.encoded = None  # on disk, and sent if we lead: the log need not hold the bytes twice
             self.node.persisted(job.write)
 
     def propose_change(self, change: MemberChange) -> None:

@@ -16,7 +16,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from etcdlite.consensus.config import ConsensusConfig
@@ -72,6 +72,17 @@ class ConsensusStatus:
         return self.role == "leader"
 
 
+@dataclass(slots=True)
+class _Reads:
+    """Reads share rounds: those in `next` start together when the round of those in `asked` has ended."""
+
+    next: list[asyncio.Future[int]] = field(default_factory=list)
+    asked: list[asyncio.Future[int]] = field(default_factory=list)
+    # Never reused, not even after a restart: a late answer to a former life must not satisfy this one.
+    context: int = field(default_factory=lambda: random.getrandbits(63))
+    age: int = 0  # ticks since `asked` were
+
+
 class Consensus:
     """One member. Construct it, then call everything else while `run()` runs in a task group."""
 
@@ -115,12 +126,7 @@ class Consensus:
         self._changed: list[asyncio.Future[None]] = []  # resolved at the next change of leader or membership
         self._applied_waiters: list[tuple[int, int, asyncio.Future[None]]] = []  # heap by index
         self._order = itertools.count()
-        # Reads: callers of `_reads_next` share the round that starts when the one under way has ended.
-        self._reads_next: list[asyncio.Future[int]] = []
-        self._reads_asked: list[asyncio.Future[int]] = []
-        # Never reused, not even after a restart: a late answer to a former life must not satisfy this one.
-        self._read_context = random.getrandbits(63)
-        self._read_age = 0
+        self._reads = _Reads()
         self._tasks: asyncio.TaskGroup | None = None
 
     # -- running ---------------------------------------------------------------------------------------------
@@ -198,7 +204,7 @@ class Consensus:
         while True:
             await asyncio.sleep(self.config.heartbeat_interval)
             engine.node.tick()
-            self._read_age += 1
+            self._reads.age += 1
             self._wake.set()
 
     async def _drive(self, worker: ThreadPoolExecutor) -> None:
@@ -211,7 +217,7 @@ class Consensus:
             effects = engine.advance()
             self._send(effects.messages)
             for answer in effects.reads:
-                if answer.context == self._read_context:
+                if answer.context == self._reads.context:
                     self._answer_reads(answer.index)
             if effects.job is not None:
                 job = effects.job
@@ -244,13 +250,13 @@ class Consensus:
             engine.node.step(message)
         if self._forward and engine.node.raft.leader != NOBODY:
             self._flush_forward(engine)
-        if self._reads_asked and self._read_age >= _READ_RETRY_TICKS:
-            self._reads_next = self._reads_asked + self._reads_next  # the answer got lost: ask again
-            self._reads_asked = []
-        if self._reads_next and not self._reads_asked:
-            self._read_context = (self._read_context + 1) % (1 << 64)
-            if engine.node.read_index(self._read_context):
-                self._reads_asked, self._reads_next, self._read_age = self._reads_next, [], 0
+        if self._reads.asked and self._reads.age >= _READ_RETRY_TICKS:
+            self._reads.next = self._reads.asked + self._reads.next  # the answer got lost: ask again
+            self._reads.asked = []
+        if self._reads.next and not self._reads.asked:
+            self._reads.context = (self._reads.context + 1) % (1 << 64)
+            if engine.node.read_index(self._reads.context):
+                self._reads.asked, self._reads.next, self._reads.age = self._reads.next, [], 0
 
     def _flush_forward(self, engine: Engine) -> None:
         batch, self._forward, self._forward_bytes = self._forward, [], 0
@@ -310,8 +316,8 @@ class Consensus:
             if soft.leader != self._soft.leader:
                 log.info("leader is %x in term %d", soft.leader, term)
             self._soft, self._term = soft, term
-            self._read_age = _READ_RETRY_TICKS  # who answers reads has changed
-            if self._reads_asked:
+            self._reads.age = _READ_RETRY_TICKS  # who answers reads has changed
+            if self._reads.asked:
                 self._wake.set()
             self._notify()
 
@@ -366,7 +372,7 @@ class Consensus:
 
     def _fail_waiters(self, reason: ConsensusError) -> None:
         self._stopped = self._stopped or reason
-        waiting: list[asyncio.Future[Any]] = [*self._reads_next, *self._reads_asked, *self._changed]
+        waiting: list[asyncio.Future[Any]] = [*self._reads.next, *self._reads.asked, *self._changed]
         waiting += [future for _, _, future in self._applied_waiters]
         for future in waiting:
             if not future.done():
@@ -470,7 +476,7 @@ class Consensus:
         """
         self._check_running()
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._reads_next.append(future)
+        self._reads.next.append(future)
         self._wake.set()
         try:
             async with asyncio.timeout(timeout):
@@ -549,11 +555,11 @@ class Consensus:
             raise DeadlineExceeded("no change in time") from None
 
     def _answer_reads(self, index: int) -> None:
-        answered, self._reads_asked = self._reads_asked, []
+        answered, self._reads.asked = self._reads.asked, []
         for future in answered:
             if not future.done():
                 future.set_result(index)
-        if self._reads_next:
+        if self._reads.next:
             self._wake.set()
 
 

@@ -77,7 +77,8 @@ class WatchService:
 
     async def _lost_leader(self) -> None:
         """Three election timeouts without a leader end the streams that want one (etcd's interceptor.go)."""
-        loop, since = asyncio.get_running_loop(), 0.0
+        loop = asyncio.get_running_loop()
+        since = loop.time()
         while True:
             await asyncio.sleep(_LEADER_CHECK)
             if self._member.requests.consensus.status().leader_id:

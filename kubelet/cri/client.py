@@ -14,7 +14,7 @@ import grpc.aio
 
 from kubelet.cri.pb import api_pb2 as pb
 from kubelet.cri.pb import api_pb2_grpc as stubs
-from kubelet.cri.port import ExecResult, NotFound, RuntimeFailure, Unavailable
+from kubelet.cri.port import ExecResult, NotFound, RuntimeFailure, TimedOut, Unavailable
 
 Response = TypeVar("Response")
 
@@ -62,7 +62,9 @@ class CriRuntime:
             details = error.details() or error.code().name
             if error.code() is grpc.StatusCode.NOT_FOUND:
                 raise NotFound(details) from error
-            if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise TimedOut(details) from error
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
                 raise Unavailable(details) from error
             raise RuntimeFailure(details) from error
 

@@ -25,6 +25,10 @@ class Unavailable(RuntimeFailure):
     """The runtime could not be reached, or did not answer in time: nothing is known about the outcome."""
 
 
+class TimedOut(Unavailable):
+    """The call, or the command it was to run, took longer than it may."""
+
+
 @dataclass(frozen=True, slots=True)
 class ExecResult:
     """Output and exit code of a command that ran inside a container."""

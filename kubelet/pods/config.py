@@ -152,8 +152,7 @@ def sandbox_config(pod: Mapping[str, Any], node: NodeFacts, attempt: int) -> pb.
     metadata, spec = pod["metadata"], pod["spec"]
     context = spec.get("securityContext") or {}
     privileged = any(
-        (container.get("securityContext") or {}).get("privileged")
-        for container in [*spec.get("initContainers", []), *spec.get("containers", [])]
+        (c.get("securityContext") or {}).get("privileged") for c in resources.every_container(spec)
     )
     security = pb.LinuxSandboxSecurityContext(
         namespace_options=_namespaces(spec),

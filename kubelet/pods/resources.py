@@ -28,7 +28,8 @@ def whole(amount: object) -> int:
     return quantity.parse(str(amount)).value()
 
 
-def _all_containers(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def every_container(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Init containers, then the others."""
     return [*spec.get("initContainers", []), *spec.get("containers", [])]
 
 
@@ -37,7 +38,7 @@ def qos_class(spec: Mapping[str, Any]) -> str:
     has any.
     """
     any_set, all_equal = False, True
-    for container in _all_containers(spec):
+    for container in every_container(spec):
         resources = container.get("resources") or {}
         limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
         for name in ("cpu", "memory"):

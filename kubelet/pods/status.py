@@ -233,7 +233,7 @@ def _conditions(pod: Mapping[str, Any], view: PodView, status: Status, facts: Fa
     spec = pod["spec"]
     old = {condition["type"]: condition for condition in (pod.get("status") or {}).get("conditions") or []}
     main, init = status["containerStatuses"], status.get("initContainerStatuses", [])
-    over = status["phase"] in ("Succeeded", "Failed")
+    over = status["phase"] in OVER
     pending_init = [s["name"] for s in init if not s["ready"] and not s["started"]] if not over else []
     if any("running" in s["state"] or "terminated" in s["state"] or s["lastState"] for s in main):
         pending_init = []
@@ -251,27 +251,30 @@ def _conditions(pod: Mapping[str, Any], view: PodView, status: Status, facts: Fa
     ]
     if over:
         reason = "PodCompleted" if status["phase"] == "Succeeded" else "PodFailed"
-        if reason == "PodCompleted" or facts.failed:
-            made[1] = (
-                {**_condition("Initialized", True), "reason": reason} if reason == "PodCompleted" else made[1]
-            )
+        if reason == "PodCompleted":
+            made[1]["reason"] = reason
         made += [{"type": kind, "status": "False", "reason": reason} for kind in ("Ready", "ContainersReady")]
     else:
-        message = f"containers with unready status: [{' '.join(unready)}]"
-        contained = _condition("ContainersReady", not unready, "ContainersNotReady", message)
-        gates = [gate["conditionType"] for gate in spec.get("readinessGates") or []]
-        shut = [gate for gate in gates if old.get(gate, {}).get("status") != "True"]
-        ready = {**contained, "type": "Ready"}
-        if shut and not unready:
-            ready = _condition(
-                "Ready",
-                False,
-                "ReadinessGatesNotReady",
-                f'corresponding condition of pod readiness gate "{shut[0]}" does not exist.',
-            )
-        made += [ready, contained]
+        made += _readiness(spec, old, unready)
     made.append(_condition("PodScheduled", True))
     return _settle(made, old, facts.now)
+
+
+def _readiness(spec: Mapping[str, Any], old: Mapping[str, Status], unready: list[str]) -> list[Status]:
+    """Ready and ContainersReady of a pod that has not ended: all containers, and then the readiness gates."""
+    message = f"containers with unready status: [{' '.join(unready)}]"
+    contained = _condition("ContainersReady", not unready, "ContainersNotReady", message)
+    gates = [gate["conditionType"] for gate in spec.get("readinessGates") or []]
+    shut = [gate for gate in gates if old.get(gate, {}).get("status") != "True"]
+    ready = {**contained, "type": "Ready"}
+    if shut and not unready:
+        ready = _condition(
+            "Ready",
+            False,
+            "ReadinessGatesNotReady",
+            f'corresponding condition of pod readiness gate "{shut[0]}" does not exist.',
+        )
+    return [ready, contained]
 
 
 def _condition(kind: str, true: bool, reason: str = "", message: str = "") -> Status:

@@ -64,13 +64,13 @@ def names(port: int, node: str) -> ClusterNames:
     )
 
 
-def etcd_command(directory: Path, inventory: Inventory, port: int, peer: int) -> list[str]:
+def etcd_command(directory: Path, inventory: Inventory, port: int, peer: int, store: str) -> list[str]:
     pki = inventory.directory
     certificate = pki / "controller-0"
     return [
-        "etcd",
+        *(["etcd", "--log-level=error"] if store == "etcd" else [sys.executable, "-m", "etcdlite"]),
         "--name=dev",
-        f"--data-dir={directory / 'etcd'}",
+        f"--data-dir={directory / store}",
         f"--listen-client-urls=https://127.0.0.1:{port}",
         f"--advertise-client-urls=https://127.0.0.1:{port}",
         f"--listen-peer-urls=http://127.0.0.1:{peer}",
@@ -80,7 +80,6 @@ def etcd_command(directory: Path, inventory: Inventory, port: int, peer: int) ->
         f"--key-file={certificate / 'etcd-server-key.pem'}",
         f"--trusted-ca-file={pki / 'etcd-ca.pem'}",
         "--client-cert-auth",
-        "--log-level=error",
     ]
 
 
@@ -136,10 +135,10 @@ def wait_ready(port: int, inventory: Inventory, process: subprocess.Popen[bytes]
 
 @contextlib.contextmanager
 def running(
-    directory: Path, port: int = 0, node: str = "worker-0", *, quiet: bool = False
+    directory: Path, port: int = 0, node: str = "worker-0", *, quiet: bool = False, store: str = "etcd"
 ) -> Iterator[Running]:
     """Start both, wait until they are ready, and end both."""
-    if shutil.which("etcd") is None:
+    if store == "etcd" and shutil.which("etcd") is None:
         raise RuntimeError("etcd is not installed (package etcd-server)")
     directory.mkdir(parents=True, exist_ok=True)
     port, etcd_port = port or free_port(), free_port()
@@ -147,7 +146,11 @@ def running(
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with (directory / "etcd.log").open("wb") as etcd_log, (directory / "apiserver.log").open("wb") as api_log:
         etcd = subprocess.Popen(
-            etcd_command(directory, inventory, etcd_port, free_port()), stdout=etcd_log, stderr=etcd_log
+            etcd_command(directory, inventory, etcd_port, free_port(), store),
+            cwd=ROOT,
+            env=environment,
+            stdout=etcd_log,
+            stderr=etcd_log,
         )
         command = apiserver_command(inventory, etcd_port, port)
         api = subprocess.Popen(
@@ -184,15 +187,19 @@ def main() -> int:
     parser.add_argument(
         "--node", default="worker-0", help="name of the node to make a kubelet kubeconfig for"
     )
+    parser.add_argument("--store", choices=("etcd", "etcdlite"), default="etcd")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with contextlib.suppress(KeyboardInterrupt), running(options.dir, options.port, options.node) as server:
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        running(options.dir, options.port, options.node, store=options.store) as server,
+    ):
         pki = server.inventory.directory
         print(f"apiserver  https://127.0.0.1:{server.port}")
         print(f"etcd       https://127.0.0.1:{server.etcd_port}")
         for path in (server.admin, pki / "controller-manager.kubeconfig", pki / "scheduler.kubeconfig"):
             print(f"kubeconfig {path}")
-        for path in sorted(pki.glob(f"{options.node}/*.kubeconfig")) + [pki / "kube-proxy.kubeconfig"]:
+        for path in [*sorted(pki.glob(f"{options.node}/*.kubeconfig")), pki / "kube-proxy.kubeconfig"]:
             print(f"kubeconfig {path}")
         print(f"export KUBECONFIG={server.admin}", flush=True)
         api = server.processes[1]

@@ -84,8 +84,7 @@ async def harness(*flags: str, store: Store | None = None) -> AsyncIterator[Harn
     transport = httpx.ASGITransport(server.app)
     async with server.running(), httpx.AsyncClient(transport=transport, base_url="https://test") as client:
         async with asyncio.timeout(READY_SECONDS):
-            while len(server.bootstrap.done) < len(server.bootstrap.names):
-                await asyncio.sleep(0)
+            await server.bootstrap.finished.wait()
         yield Harness(server, store, client)
 
 

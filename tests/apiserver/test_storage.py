@@ -1,4 +1,4 @@
-"""One suite of storage semantics, run on the store in memory and on a real etcd; and encryption at rest."""
+"""One suite of storage semantics on the store in memory, on etcd and on etcdlite; and encryption at rest."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import base64
 import contextlib
 import shutil
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from apiserver.storage.interface import (
 from apiserver.storage.memory import MemoryStore
 from apiserver.storage.watchcache import Entry, ResourceCache
 from etcdlite.client import EtcdClient
-from tests.apiserver.devserver import end, free_port
+from tests.apiserver.devserver import ROOT, end, free_port
 
 Test = Callable[[Store], Awaitable[None]]
 Runner = Callable[[Test], None]
@@ -34,29 +35,43 @@ KEY = "/registry/configmaps/default/a"
 SECRET = base64.b64encode(bytes(range(32))).decode()
 
 
-@pytest.fixture(scope="module")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if shutil.which("etcd") is None:
-        pytest.skip("etcd is not installed")
+@contextlib.contextmanager
+def member(program: list[str], directory: Path) -> Iterator[str]:
+    """One member of a store, etcd or etcdlite, on loopback."""
     url, peer = f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}"
-    directory: Path = tmp_path_factory.mktemp("etcd")
     command = [
-        "etcd",
+        *program,
         f"--data-dir={directory}",
         f"--listen-client-urls={url}",
         f"--advertise-client-urls={url}",
     ]
     command += [f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}"]
-    command += [f"--initial-cluster=default={peer}", "--log-level=error"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    yield url
-    end(process)
+    command += [f"--initial-cluster=default={peer}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+    try:
+        yield url
+    finally:
+        end(process)
 
 
-@pytest.fixture(params=["memory", "etcd"])
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if shutil.which("etcd") is None:
+        pytest.skip("etcd is not installed")
+    with member(["etcd"], tmp_path_factory.mktemp("etcd")) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def etcdlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with member([sys.executable, "-m", "etcdlite"], tmp_path_factory.mktemp("etcdlite")) as url:
+        yield url
+
+
+@pytest.fixture(params=["memory", "etcd", "etcdlite"])
 def on(request: pytest.FixtureRequest) -> Runner:
     """Runs a test on a fresh part of one of the stores."""
-    url = request.getfixturevalue("etcd") if request.param == "etcd" else ""
+    url = request.getfixturevalue(request.param) if request.param != "memory" else ""
 
     @contextlib.asynccontextmanager
     async def opened() -> AsyncIterator[Store]:

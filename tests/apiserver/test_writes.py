@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from tests.apiserver.harness import CONFIG_MAPS, DEFAULT_ACCOUNT, PODS, Harness, config_map, pod, run
+import asyncio
+
+from apiserver.storage.memory import MemoryStore
+from tests.apiserver.harness import CONFIG_MAPS, DEFAULT_ACCOUNT, PODS, Harness, config_map, harness, pod, run
 
 
 def test_create_fills_metadata_and_refuses_a_second() -> None:
@@ -207,3 +210,30 @@ def test_service_addresses_and_ports_are_unique_and_come_back() -> None:
         assert headless["spec"]["clusterIP"] == "None"
 
     run(test)
+
+
+def test_two_servers_on_one_store_agree_and_never_give_an_address_twice() -> None:
+    async def main() -> None:
+        store = MemoryStore()
+        async with harness(store=store) as one, harness(store=store) as two:
+            path = "/api/v1/namespaces/default/services"
+
+            async def make(number: int) -> str:
+                server = one if number % 2 else two
+                spec = {"ports": [{"port": 80}], "selector": {"a": "b"}}
+                made = await server.ok("POST", path, {"metadata": {"name": f"s{number}"}, "spec": spec})
+                return str(made["spec"]["clusterIP"])
+
+            addresses = await asyncio.gather(*(make(number) for number in range(24)))
+            assert len(set(addresses)) == 24
+            await one.ok("POST", CONFIG_MAPS, config_map("a", k="1"))
+            assert (await two.ok("GET", f"{CONFIG_MAPS}/a"))["data"] == {"k": "1"}
+            merge = {"content-type": "application/merge-patch+json"}
+            patches = (
+                server.ok("PATCH", f"{CONFIG_MAPS}/a", f'{{"data":{{"n{n}":"x"}}}}'.encode(), headers=merge)
+                for n, server in enumerate([one, two] * 6)
+            )
+            await asyncio.gather(*patches)
+            assert len((await one.ok("GET", f"{CONFIG_MAPS}/a"))["data"]) == 13
+
+    asyncio.run(main())

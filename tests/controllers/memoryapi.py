@@ -95,7 +95,7 @@ class MemoryApi(httpx.AsyncBaseTransport):
     # -- the transport ---------------------------------------------------------------------------------------
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        path, _, query = request.url.raw_path.decode().partition("?")
+        path, _, query = request.extensions.get("target", request.url.raw_path).decode().partition("?")
         params = {k: v[0] for k, v in parse_qs(query).items()}
         if params.get("watch"):
             gvr, namespace, _, _ = self._route(path)

@@ -144,7 +144,9 @@ async def _lose_a_node(client: RestClient, hollow: HollowNodes, manager: Manager
 
     await until(lost, manager)
     hollow.silent.discard("n3")
-    body = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+    # As a kubelet does: with a fresh heartbeat, without which the node would be judged silent again.
+    ready = {"type": "Ready", "status": "True", "lastHeartbeatTime": o.format_time(hollow.clock.now())}
+    body = {"status": {"conditions": [ready]}}
     strategic = "application/strategic-merge-patch+json"
     await client.patch(r.NODES, "n3", body, content_type=strategic, subresource="status")
 

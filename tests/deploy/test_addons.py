@@ -12,13 +12,17 @@ from deploy.api import collection_path
 VALUES = {"CLUSTER_DNS": "10.32.0.10", "CLUSTER_DOMAIN": "cluster.local", "DNS_IMAGE": "docker.io/x/dns:1"}
 
 
+def everything() -> list[dict[str, Any]]:
+    return [obj for name in addons.names() for obj in addons.load(name, VALUES)]
+
+
 def found(kind: str, name: str) -> dict[str, Any]:
-    objects = addons.load(VALUES)
+    objects = everything()
     return next(o for o in objects if (o["kind"], o["metadata"]["name"]) == (kind, name))
 
 
 def test_every_kind_has_a_path() -> None:
-    for obj in addons.load(VALUES):
+    for obj in everything():
         assert collection_path(obj["kind"], obj["metadata"].get("namespace")).startswith("/api")
 
 
@@ -47,7 +51,7 @@ def test_the_apiservers_user_may_reach_kubelets() -> None:
 
 
 def test_bindings_name_roles_and_subjects_that_exist() -> None:
-    objects = addons.load(VALUES)
+    objects = everything()
     names = {(o["kind"], o["metadata"]["name"]) for o in objects}
     for binding in (o for o in objects if o["kind"] == "ClusterRoleBinding"):
         assert (binding["roleRef"]["kind"], binding["roleRef"]["name"]) in names
@@ -57,4 +61,4 @@ def test_bindings_name_roles_and_subjects_that_exist() -> None:
 
 def test_a_missing_value_is_an_error() -> None:
     with pytest.raises(KeyError, match="DNS_IMAGE"):
-        addons.load({"CLUSTER_DNS": "x", "CLUSTER_DOMAIN": "y"})
+        addons.load("20-cluster-dns", {"CLUSTER_DNS": "x", "CLUSTER_DOMAIN": "y"})

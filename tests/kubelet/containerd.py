@@ -58,7 +58,7 @@ def oci_image(name: str, command: list[str]) -> bytes:
             entry.type, entry.mode = tarfile.DIRTYPE, 0o755
             tar.addfile(entry)
         _file(tar, "bin/busybox", BUSYBOX.read_bytes(), 0o755)
-        for applet in ("sh", "sleep", "cat", "echo", "true", "false", "httpd", "wc", "stty"):
+        for applet in ("sh", "sleep", "cat", "echo", "true", "false", "httpd", "wc", "stty", "mkdir"):
             entry = tarfile.TarInfo(f"bin/{applet}")
             entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
             tar.addfile(entry)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -13,7 +15,8 @@ import pytest
 from kubelet.cri.client import CriRuntime
 from kubelet.cri.fake import FakeRuntime, normalize
 from kubelet.cri.pb import api_pb2 as pb
-from kubelet.cri.port import NotFound, Runtime, RuntimeFailure, Unavailable
+from kubelet.cri.port import NotFound, Runtime, RuntimeFailure, TimedOut, Unavailable
+from kubelet.hooks import Outcome, act
 from tests.kubelet import containerd
 
 Scenario = Callable[[Runtime], Awaitable[None]]
@@ -157,6 +160,26 @@ def test_a_container_ends_by_itself(play: Play, tmp_path: Path, code: int, reaso
     play(scenario)
 
 
+@pytest.mark.root
+def test_a_command_that_takes_too_long_times_out(daemon: containerd.Containerd, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runtime = CriRuntime(daemon.endpoint)
+        config = sandbox_config(tmp_path, "slow")
+        sandbox_id = await runtime.run_sandbox(config)
+        container_id = await runtime.create_container(sandbox_id, container_config("sleep", "1000"), config)
+        await runtime.start_container(container_id)
+        with pytest.raises(TimedOut):
+            await runtime.exec_sync(container_id, ["sleep", "30"], 1)
+        outcome = await act(
+            runtime, {"name": "c"}, container_id, "", {"exec": {"command": ["sleep", "30"]}}, 1.0
+        )
+        assert outcome == Outcome(False, "timeout: no answer within 1s")
+        await runtime.remove_sandbox(sandbox_id)
+        await runtime.close()
+
+    asyncio.run(scenario())
+
+
 def test_stopping_a_sandbox_ends_its_containers(play: Play, tmp_path: Path) -> None:
     async def scenario(runtime: Runtime) -> None:
         config = sandbox_config(tmp_path)
@@ -227,3 +250,25 @@ def test_a_runtime_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
 )
 def test_image_names(given: str, full: str) -> None:
     assert normalize(given) == full
+
+
+@pytest.mark.root
+def test_streams_reach_a_real_container(daemon: containerd.Containerd, tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    program = [sys.executable, "-m", "tests.kubelet.streams_check", daemon.endpoint, str(tmp_path), CGROUP]
+    done = subprocess.run(
+        daemon.inside("env", "-C", str(root), *program),
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines() == [
+        "exit code",
+        "standard input ends",
+        "v4",
+        "terminal is resized",
+        "port-forward",
+        "port-forward tells what failed",
+    ]

@@ -95,6 +95,10 @@ class Cluster:
         assert self.core(number).raft.role is Role.LEADER
         return self.core(number)
 
+    def role(self, number: int) -> Role:
+        """What `number` is now."""
+        return self.core(number).raft.role
+
     def tick(self, *numbers: int, times: int = 1) -> None:
         """Time passes for some."""
         for _ in range(times):
@@ -103,7 +107,7 @@ class Cluster:
             self.run()
 
 
-def trio(**options: bool) -> Cluster:
+def trio() -> Cluster:
     """Three empty voters."""
     members = conf(1, 2, 3)
-    return Cluster([node(n, members, **options) for n in (1, 2, 3)])
+    return Cluster([node(n, members) for n in (1, 2, 3)])

@@ -44,12 +44,12 @@ def test_a_vote_leaves_only_when_it_is_on_disk() -> None:
 
 
 def test_a_candidates_own_vote_counts_only_when_it_is_on_disk() -> None:
-    alone = node(1, conf(1), pre_vote=False)
-    alone.campaign()
-    ready = alone.ready()
-    assert alone.raft.role is Role.CANDIDATE and ready.write is not None
-    alone.persisted(ready.write)
-    assert alone.raft.role is Role.LEADER
+    alone = Cluster([node(1, conf(1), pre_vote=False)])
+    alone.core(1).campaign()
+    ready = alone.core(1).ready()
+    assert alone.role(1) is Role.CANDIDATE and ready.write is not None
+    alone.core(1).persisted(ready.write)
+    assert alone.role(1) is Role.LEADER
 
 
 @pytest.mark.parametrize(
@@ -273,12 +273,12 @@ def test_a_deposed_leader_answers_no_read() -> None:
     cluster.tick(2, times=2)
     cluster.core(2).propose([b"new"])
     cluster.run()
-    assert old.raft.role is Role.LEADER, "it does not know yet"
+    assert cluster.role(1) is Role.LEADER, "it does not know yet"
     old.read_index(7)
     cluster.run()
     cluster.lose = lambda message: False
     cluster.tick(1, 2, times=3)
-    assert cluster.reads[NodeId(1)] == [] and old.raft.role is Role.FOLLOWER
+    assert cluster.reads[NodeId(1)] == [] and cluster.role(1) is Role.FOLLOWER
 
 
 def test_a_follower_asks_its_leader() -> None:

@@ -114,7 +114,8 @@ class SimMember:
             if effects.job.write is not None:
                 self.world.rules.written(self, effects.job.write)
             delay = self.world.rng.expovariate(1 / self.world.disk_delay)
-            self.world.later(delay, self, lambda engine, job=effects.job: self._work(job))
+            job = effects.job
+            self.world.later(delay, self, lambda engine: self._work(job))
         self.world.rules.check(self)
 
     def _work(self, job: DiskJob) -> None:
@@ -254,7 +255,11 @@ class World:
         """A client of `member` wants to read."""
         context = next(self._contexts)
         member.reads[context] = self.rules.acknowledged_index
-        member.act(lambda engine: engine.node.read_index(context) and None)
+
+        def ask(engine: Engine) -> None:
+            engine.node.read_index(context)  # False: no leader, so no answer, as if it were lost
+
+        member.act(ask)
 
     def leader(self) -> SimMember | None:
         """The leader of the greatest term that runs."""

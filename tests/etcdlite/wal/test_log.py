@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -215,9 +214,8 @@ def test_a_crash_while_creating_leaves_a_whole_log_or_none() -> None:
         for seed in range(5):
             disk = MemoryDisk()
             disk.crash_after = crash_after
-            attempt: Callable[[], object] = lambda disk=disk: make(disk, entries=[entry(1), entry(2)])  # noqa: E731
             try:
-                attempt()
+                make(disk, entries=[entry(1), entry(2)])
             except Crash:
                 disk.crash(random.Random(seed))
             exists = Wal.exists(disk, FOLDER)
