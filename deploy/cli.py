@@ -144,6 +144,28 @@ def _kubeconfig(context: Context) -> int:
     return 0
 
 
+def _smoke(context: Context) -> int:
+    from deploy.smoke.runner import smoke
+
+    arguments = context.arguments
+    held = smoke(
+        context.state,
+        context.topology,
+        context.state.root / "pki" / "admin.kubeconfig",
+        topology_file=arguments.topology,
+        client_name=arguments.client,
+    )
+    return 0 if held else 1
+
+
+def _chaos(context: Context) -> int:
+    from deploy.chaos.runner import chaos
+
+    return (
+        0 if chaos(context.state, context.topology, context.state.root / "pki" / "admin.kubeconfig") else 1
+    )
+
+
 def _enter(context: Context, command: Sequence[str]) -> int:
     """Run a command inside a host (`router`: the outer network namespace); return its exit code."""
     if context.arguments.host == ROUTER:
@@ -283,6 +305,13 @@ def parser() -> argparse.ArgumentParser:
             ("kubeconfig", "print the path of the administrator's kubeconfig", _kubeconfig),
         ),
     )
+    smoke = commands.add_parser("smoke", help="the classic checklist, from outside, on the running cluster")
+    smoke.add_argument(
+        "--client", choices=("kubectl", "curl"), default="", help="default: kubectl if installed"
+    )
+    smoke.set_defaults(run=_smoke)
+    chaos = commands.add_parser("chaos", help="kill daemons under load and prove that nothing is lost")
+    chaos.set_defaults(run=_chaos)
     pki = commands.add_parser("pki", help="certificates").add_subparsers(required=True, metavar="command")
     _simple(
         pki,

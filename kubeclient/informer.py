@@ -92,7 +92,7 @@ class Informer:
         self._label_selector = label_selector
         self._field_selector = field_selector
         self._clock = clock or RealClock()
-        self._backoff = Backoff(0.2, 30.0, jitter=1.0, rng=rng)
+        self._backoff = Backoff(0.2, 5.0, jitter=0.5, rng=rng)
         self._handlers: list[Handler] = []
         self._resource_version = ""
         self._synced = asyncio.Event()
