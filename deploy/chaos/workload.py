@@ -19,6 +19,7 @@ from kubeclient.resources import CONFIGMAPS, NAMESPACES
 from kubeclient.rest import MERGE, ConnectionFailed, RestClient
 
 REQUEST_TIMEOUT = 10.0
+CATCH_UP = 30.0
 PAUSE = 0.005
 
 
@@ -50,16 +51,17 @@ class Workload:
         """
         version = await self.prepare()
         self.history.watched.extend((name, 0) for names in self._owned for name in names)
-        async with asyncio.TaskGroup() as group:
-            watcher = group.create_task(self._watch(version), name="watcher")
-            for names in self._owned:
-                group.create_task(self._write(names), name=f"writer {names[0]}")
-            try:
-                yield
-            finally:
-                self._stop.set()
-                await self._caught_up(30.0)
-                watcher.cancel()
+        async with asyncio.TaskGroup() as watching:
+            watcher = watching.create_task(self._watch(version), name="watcher")
+            async with asyncio.TaskGroup() as writing:
+                for names in self._owned:
+                    writing.create_task(self._write(names), name=f"writer {names[0]}")
+                try:
+                    yield
+                finally:
+                    self._stop.set()
+            await self._caught_up(CATCH_UP)
+            watcher.cancel()
 
     async def stored(self) -> dict[str, int]:
         """What the cluster holds now."""

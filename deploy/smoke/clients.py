@@ -107,7 +107,7 @@ class Curl:
         """Without WebSockets a command is run through the node's `run` endpoint, by way of the node proxy."""
         found = self.get(f"/api/v1/namespaces/{namespace}/pods/{pod}")
         node, container = found["spec"]["nodeName"], found["spec"]["containers"][0]["name"]
-        query = urlencode({"cmd": argv}, doseq=True, quote_via=quote)
+        query = urlencode({"command": argv}, doseq=True, quote_via=quote)
         return self._must("POST", f"/api/v1/nodes/{node}/proxy/run/{namespace}/{pod}/{container}?{query}")
 
 

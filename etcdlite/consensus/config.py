@@ -20,7 +20,8 @@ class ConsensusConfig:
     data_dir: Path
     initial_cluster: Mapping[str, Sequence[str]]
     initial_cluster_token: str = "etcd-cluster"  # noqa: S105 -- etcd's name for a namespace, not a secret
-    initial_cluster_state: str = "new"  # or "existing", which needs a log in data_dir
+    initial_cluster_state: str = "new"  # or "existing": without a log in data_dir, the peers are asked
+    force_new_cluster: bool = False
     listen_peer_urls: Sequence[str] = ()  # default: this member's URLs in initial_cluster
     advertise_client_urls: Sequence[str] = ()  # published to the other members
     peer_server_tls: ssl.SSLContext | None = field(

@@ -7,7 +7,8 @@ run its job on any thread, hand it back to `complete`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from etcdlite.consensus import wire
@@ -30,7 +31,10 @@ SNAPSHOT_FOLDER = "member/snap"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """What an engine needs to know. `bootstrap` is None for a member that joins a running cluster."""
+    """What an engine needs to know. `bootstrap` is None for a member that joins a running cluster.
+
+    `force_new` (`--force-new-cluster`) makes this member the only one, whatever the log says.
+    """
 
     metadata: Metadata
     raft: RaftConfig
@@ -38,6 +42,7 @@ class EngineConfig:
     snapshot_count: int = 10_000
     catch_up_entries: int = 5_000
     segment_bytes: int = 64 << 20
+    force_new: bool = False
 
 
 @dataclass(slots=True)
@@ -96,6 +101,8 @@ class Engine:
                 f" {recovered.metadata.cluster_id:x}, not to member {config.metadata.member_id:x} of cluster"
                 f" {config.metadata.cluster_id:x}"
             )
+        if config.force_new:
+            self._leave_the_others(recovered)
         self._recover_machine(recovered)
         self._adopt_membership(recovered)
         self.node = RawNode(
@@ -132,11 +139,31 @@ class Engine:
 
     def _adopt_membership(self, recovered: Recovered) -> None:
         self.membership = wire.decode_membership(recovered.snapshot.context)
+        self.foreseen = _after(self.membership, recovered.entries)
         self._history: list[tuple[int, Membership]] = [(recovered.snapshot.index, self.membership)]
         for entry in recovered.entries:
             if entry.index > self.machine.applied_index:
                 break
             self._apply_change(entry)
+
+    def _leave_the_others(self, recovered: Recovered) -> None:
+        """Append, as committed, what makes this member the only one.
+
+        The whole log counts as committed first, its tail too: what a majority acknowledged may be there, and
+        nobody is left who could know better. Raises ConfigurationError when this member was removed.
+        """
+        membership = _after(wire.decode_membership(recovered.snapshot.context), recovered.entries)
+        changes = list(_changes_to_alone(membership, self.config.raft.id))
+        index = recovered.snapshot.index + len(recovered.entries)
+        term = recovered.hard_state.term
+        entries = [
+            Entry(term, Index(index + number), EntryKind.CONF_CHANGE, wire.encode_change(change))
+            for number, change in enumerate(changes, 1)
+        ]
+        hard_state = HardState(term, recovered.hard_state.vote, Index(index + len(entries)))
+        self.wal.append(entries, hard_state, None)
+        recovered.entries += entries
+        recovered.hard_state = hard_state
 
     # -- driving ---------------------------------------------------------------------------------------------
 
@@ -252,6 +279,31 @@ class Engine:
     def _install(self, meta: SnapshotMeta) -> None:
         self.snapshots.verify(meta.index, meta.term)
         self.machine.install_snapshot(meta.index, meta.term, self.snapshots.read(meta.index, meta.term))
+
+
+def _after(membership: Membership, entries: Sequence[Entry]) -> Membership:
+    """The members once all of `entries` are applied."""
+    for entry in entries:
+        if entry.kind is not EntryKind.NORMAL:
+            change = wire.decode_change(entry.data)
+            with contextlib.suppress(BadChange):
+                membership.check(change)
+                membership = membership.with_change(change)
+    return membership
+
+
+def _changes_to_alone(membership: Membership, me: NodeId) -> Iterator[MemberChange]:
+    """Promote this member if it must be, then remove everyone else."""
+    own = membership.members.get(me)
+    if own is None:
+        raise ConfigurationError(
+            f"--force-new-cluster: member {me:x} is not in the cluster its log tells of, or was removed from it"
+        )
+    if own.is_learner:
+        yield MemberChange(ChangeKind.PROMOTE, own)
+    for other in membership.members.values():
+        if other.id != me:
+            yield MemberChange(ChangeKind.REMOVE, other)
 
 
 def _first_state(config: EngineConfig) -> Recovered:

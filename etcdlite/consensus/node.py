@@ -19,11 +19,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from etcdlite.consensus import joining
 from etcdlite.consensus.config import ConsensusConfig
 from etcdlite.consensus.engine import WAL_FOLDER, DiskJob, Engine, EngineConfig
 from etcdlite.consensus.errors import (
     BadChange,
-    ConfigurationError,
     ConsensusError,
     DeadlineExceeded,
     NoLeader,
@@ -31,9 +31,11 @@ from etcdlite.consensus.errors import (
     Stopped,
     TooLarge,
 )
-from etcdlite.consensus.membership import ChangeKind, Member, MemberChange, Membership, cluster_id, member_id
+from etcdlite.consensus.joining import JOIN_SECONDS
+from etcdlite.consensus.membership import ChangeKind, Member, MemberChange, Membership
 from etcdlite.consensus.statemachine import StateMachine
-from etcdlite.consensus.transport import REMOVED, Identity, TcpTransport, Transport
+from etcdlite.consensus.transport import REMOVED, TcpTransport, Transport
+from etcdlite.pb import raft_pb2 as pb
 from etcdlite.raft import messages as m
 from etcdlite.raft.node import ProposalRefused
 from etcdlite.raft.state import RaftConfig
@@ -98,18 +100,12 @@ class Consensus:
         tests.
         """
         self.config, self._machine = config, state_machine
-        urls = config.initial_cluster.get(config.name)
-        if not urls:
-            raise ConfigurationError(
-                f"couldn't find local name {config.name!r} in the initial cluster configuration"
-            )
-        self.member_id = member_id(urls, config.initial_cluster_token)
-        self.cluster_id = cluster_id(config.initial_cluster, config.initial_cluster_token)
-        self._identity = Identity(self.cluster_id, self.member_id)
+        self._identity = joining.founders(config).identity  # a joiner's own follows in `_open`
+        self._told = Membership({})
         self._disk = disk or PosixDisk(config.data_dir)
         self._transport = transport or TcpTransport(
             self._identity,
-            config.listen_peer_urls or urls,
+            config.listen_peer_urls or config.initial_cluster[config.name],
             server_tls=config.peer_server_tls,
             client_tls=config.peer_client_tls,
         )
@@ -129,6 +125,16 @@ class Consensus:
         self._reads = _Reads()
         self._tasks: asyncio.TaskGroup | None = None
 
+    @property
+    def member_id(self) -> NodeId:
+        """Of this member; a joiner's is right once it runs."""
+        return self._identity.member_id
+
+    @property
+    def cluster_id(self) -> int:
+        """Of the cluster; a joiner's is right once it runs."""
+        return self._identity.cluster_id
+
     # -- running ---------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -137,7 +143,7 @@ class Consensus:
         Raises what stops the member: WalCorrupt, ConfigurationError, OSError of the disk, Stopped when the
         member has been removed from the cluster, or what the state machine raised. In a group if several.
         """
-        self._open()
+        await self._open()
         worker = ThreadPoolExecutor(1, thread_name_prefix="wal")
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -146,6 +152,8 @@ class Consensus:
                 tasks.create_task(self._tick(), name="raft clock")
                 tasks.create_task(self._drive(worker), name="raft driver")
                 tasks.create_task(self._publish(), name="publish attributes")
+                if self.member_id in self._opened.membership.removed:
+                    self._on_membership(self._opened.membership)
         finally:
             self._tasks = None
             self._fail_waiters(self._stopped or Stopped("the member is shutting down"))
@@ -153,18 +161,13 @@ class Consensus:
             if self._engine is not None:
                 self._engine.close()
 
-    def _open(self) -> None:
+    async def _open(self) -> None:
         config = self.config
-        if config.initial_cluster_state not in ("new", "existing"):
-            raise ConfigurationError(f"unknown --initial-cluster-state {config.initial_cluster_state!r}")
-        if config.initial_cluster_state == "existing" and not Wal.exists(self._disk, WAL_FOLDER):
-            # The cluster's id and this member's would have to be asked from the peers first.
-            raise ConfigurationError(
-                "--initial-cluster-state=existing on an empty data directory is not supported:"
-                " a member cannot join a running cluster yet"
-            )
+        owner = Wal.owner(self._disk, WAL_FOLDER)
+        place = await joining.find(config, owner)
+        self._identity = self._transport.identity = place.identity
         election_ticks = max(2, round(config.election_timeout / config.heartbeat_interval))
-        founders = Membership.initial(config.initial_cluster, config.initial_cluster_token)
+        founding = owner is None and config.initial_cluster_state == "new"
         engine_config = EngineConfig(
             metadata=Metadata(self.cluster_id, self.member_id),
             raft=RaftConfig(
@@ -173,12 +176,18 @@ class Consensus:
                 election_ticks=election_ticks,
                 pre_vote=config.pre_vote,
             ),
-            bootstrap=founders,
+            bootstrap=place.told if founding else None,
+            force_new=config.force_new_cluster,
             snapshot_count=config.snapshot_count,
             catch_up_entries=config.catch_up_entries,
             segment_bytes=config.wal_segment_bytes,
         )
-        self._engine = engine = Engine(engine_config, self._disk, self._machine)
+        engine = Engine(engine_config, self._disk, self._machine)
+        joining.check_log(config, engine, place.identity)
+        self._told = engine.foreseen
+        if not self._told.members:  # a joiner that has not heard of the log yet
+            self._told = place.told if place.told.members else (await joining.told(config, JOIN_SECONDS)).told
+        self._engine = engine
         engine.on_membership = self._on_membership
         self._link_peers()
         if engine.membership.conf_state().voters == {self.member_id}:
@@ -344,15 +353,11 @@ class Consensus:
         self.on_removed()
 
     def _link_peers(self) -> None:
-        """Peers are the members, and before those are known the ones we were told at the start."""
+        """Peers are the members, and before those are known the ones we were told of at the start."""
         assert self._engine is not None
-        config, known = self.config, self._engine.membership
-        peers = {NodeId(x.id): x.peer_urls for x in known.members.values()}
-        for urls in config.initial_cluster.values():
-            node = member_id(urls, config.initial_cluster_token)
-            if not known.members and node not in known.removed:
-                peers[node] = tuple(urls)
-        self._transport.set_peers(peers, known.removed)
+        known = self._engine.membership
+        members = known.members or self._told.members
+        self._transport.set_peers({NodeId(x.id): x.peer_urls for x in members.values()}, known.removed)
 
     async def _publish(self) -> None:
         """Make this member's name and client URLs known to the others, as etcd does when it starts."""
@@ -397,6 +402,10 @@ class Consensus:
             self._stopped = Stopped(REMOVED)
             self._abort(self._stopped)
 
+    def on_question(self, hello: pb.Hello) -> pb.Welcome:
+        """Who the members are, or whether a learner may be promoted."""
+        return joining.answer(hello, self._engine, self._identity)
+
     async def on_snapshot(self, head: m.InstallSnapshot, chunks: AsyncIterator[bytes]) -> None:
         """Write the snapshot to its file, then let Raft decide about it."""
         engine = self._opened
@@ -430,6 +439,10 @@ class Consensus:
             members=engine.membership.members,
             is_learner=own is not None and own.is_learner,
         )
+
+    def reachable(self) -> frozenset[int]:
+        """Members this one has a connection to, itself included."""
+        return self._transport.connected() | {self.member_id}
 
     def on_change(self, listener: Callable[[ConsensusStatus], None]) -> None:
         """Call `listener` whenever term, leader, role or membership changes (for lessor, metrics, logs)."""
@@ -527,6 +540,8 @@ class Consensus:
         await self.wait_leader(timeout)
         before = self._opened.membership
         before.check(change)
+        if change.kind is ChangeKind.PROMOTE:
+            await joining.check_ready(self._opened, change.member.id, self.config)
         wanted = before.with_change(change)
         while not _same_member(self._opened.membership, wanted, change.member.id):
             with contextlib.suppress(ProposalRefused):

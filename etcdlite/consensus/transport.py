@@ -51,9 +51,14 @@ class Receiver(Protocol):
     async def on_snapshot(self, head: m.InstallSnapshot, chunks: AsyncIterator[bytes]) -> None:
         """A snapshot arrives; returns when it is durable. Raises what goes wrong."""
 
+    def on_question(self, hello: pb.Hello) -> pb.Welcome:
+        """A peer, or one that wants to become one, asks something (`ask_members`, `ask_ready`)."""
+
 
 class Transport(Protocol):
-    """What the member needs of the network."""
+    """What the member needs of the network. `identity` may be set until `run` is called."""
+
+    identity: Identity
 
     async def run(self, receiver: Receiver) -> None:
         """Listen and keep links until cancelled."""
@@ -63,6 +68,9 @@ class Transport(Protocol):
 
     def send(self, messages: Iterable[m.Message]) -> list[NodeId]:
         """Send without waiting; returns the members whose messages were dropped."""
+
+    def connected(self) -> frozenset[NodeId]:
+        """Members that messages can be sent to now."""
 
     async def send_snapshot(self, head: m.InstallSnapshot, chunks: Iterator[bytes]) -> None:
         """Stream a snapshot; returns when the peer has it on disk. Raises OSError, TimeoutError."""
@@ -211,6 +219,11 @@ class _Accepted(_Frames):
 
     def _greet(self, hello: pb.Hello) -> None:
         self._timer.cancel()
+        if hello.ask_members or hello.ask_ready:
+            self.write(frame(self._owner.answer(hello).SerializeToString()))
+            if self.transport is not None:
+                self.transport.close()
+            return
         refused = self._owner.refusal(hello)
         self.write(frame(pb.Welcome(refused=refused).SerializeToString()))
         if refused:
@@ -361,6 +374,10 @@ class TcpTransport:
                 dropped.append(node)
         return dropped
 
+    def connected(self) -> frozenset[NodeId]:
+        """Members with a connection."""
+        return frozenset(node for node, link in self._links.items() if link.connection is not None)
+
     async def send_snapshot(self, head: m.InstallSnapshot, chunks: Iterator[bytes]) -> None:
         """Stream over a connection of its own."""
         link = self._links.get(head.to)
@@ -386,31 +403,23 @@ class TcpTransport:
 
     async def dial(self, url: str, to: NodeId, *, snapshot: bool) -> _Dialled:
         """Open a connection and greet. Raises OSError, TimeoutError, ConnectionRefusedError when refused."""
-        host, port, tls = _address(url)
-        loop = asyncio.get_running_loop()
-        context = self._client_tls if tls else None
-        if tls and context is None:
-            raise ConfigurationError(f"{url} needs a peer certificate (--peer-cert-file, --peer-key-file)")
-        async with asyncio.timeout(HANDSHAKE_SECONDS):
-            _, connection = await loop.create_connection(
-                _Dialled, host, port, ssl=context, server_hostname=host if tls else None
-            )
-            try:
-                hello = pb.Hello(
-                    version=VERSION,
-                    cluster_id=self.identity.cluster_id,
-                    sender=self.identity.member_id,
-                    to=to,
-                    snapshot=snapshot,
-                )
-                connection.write(frame(hello.SerializeToString()))
-                welcome = pb.Welcome.FromString(await connection.answer())
-                if welcome.refused:
-                    raise ConnectionRefusedError(welcome.refused)
-            except BaseException:
-                connection.close()
-                raise
+        hello = pb.Hello(
+            version=VERSION,
+            cluster_id=self.identity.cluster_id,
+            sender=self.identity.member_id,
+            to=to,
+            snapshot=snapshot,
+        )
+        connection, _ = await _greet(url, hello, self._client_tls)
         return connection
+
+    def answer(self, hello: pb.Hello) -> pb.Welcome:
+        """The answer to a question. What it tells is no secret to who holds a peer certificate."""
+        if hello.version != VERSION:
+            return pb.Welcome(refused=f"peer protocol {hello.version} is not supported (this is {VERSION})")
+        if self._receiver is None:
+            return pb.Welcome(refused="the member is not running")
+        return self._receiver.on_question(hello)
 
     def refusal(self, hello: pb.Hello) -> str:
         """Why the peer must not speak here; empty if it may."""
@@ -472,6 +481,33 @@ class TcpTransport:
         loop = asyncio.get_running_loop()
         context = self._server_tls if tls else None
         return await loop.create_server(lambda: _Accepted(self), host, port, ssl=context, reuse_address=True)
+
+
+async def _greet(url: str, hello: pb.Hello, tls: ssl.SSLContext | None) -> tuple[_Dialled, pb.Welcome]:
+    host, port, secure = _address(url)
+    if secure and tls is None:
+        raise ConfigurationError(f"{url} needs a peer certificate (--peer-cert-file, --peer-key-file)")
+    async with asyncio.timeout(HANDSHAKE_SECONDS):
+        _, connection = await asyncio.get_running_loop().create_connection(
+            _Dialled, host, port, ssl=tls if secure else None, server_hostname=host if secure else None
+        )
+        try:
+            connection.write(frame(hello.SerializeToString()))
+            welcome = pb.Welcome.FromString(await connection.answer())
+            if welcome.refused:
+                raise ConnectionRefusedError(welcome.refused)
+        except BaseException:
+            connection.close()
+            raise
+    return connection, welcome
+
+
+async def ask(url: str, question: pb.Hello, tls: ssl.SSLContext | None) -> pb.Welcome:
+    """Ask the member at a peer URL. Raises OSError, TimeoutError; ConnectionRefusedError is its own "no"."""
+    question.version = VERSION
+    connection, welcome = await _greet(url, question, tls)
+    connection.close()
+    return welcome
 
 
 def _address(url: str) -> tuple[str, int, bool]:

@@ -137,7 +137,11 @@ def encode_membership(membership: Membership) -> bytes:
 
 def decode_membership(encoded: bytes) -> Membership:
     """The membership."""
-    raw = pb.Membership.FromString(encoded)
+    return from_membership(pb.Membership.FromString(encoded))
+
+
+def from_membership(raw: pb.Membership) -> Membership:
+    """The membership."""
     return Membership({x.id: _from_member(x) for x in raw.members}, frozenset(raw.removed))
 
 

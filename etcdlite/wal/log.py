@@ -24,6 +24,7 @@ from etcdlite.wal.records import HEADER_BYTES, Record, RecordKind, WalCorrupt, p
 
 SUFFIX = ".wal"
 _TEMPORARY = ".tmp"
+_HEAD_BYTES = 4096  # more than the first record of a segment ever is
 
 
 @dataclass(slots=True)
@@ -94,6 +95,22 @@ class Wal:
         """Whether there is a log in `folder`; makes the folder if need be."""
         disk.make_folder(folder)
         return any(name.endswith(SUFFIX) for name in disk.list(folder))
+
+    @staticmethod
+    def owner(disk: Disk, folder: str) -> Metadata | None:
+        """Whose log is in `folder`, by the head of its first segment; None if there is none. Raises
+        WalCorrupt.
+        """
+        if not Wal.exists(disk, folder):
+            return None
+        path = f"{folder}/{next(name for name in disk.list(folder) if name.endswith(SUFFIX))}"
+        chunks = disk.read_chunks(path, _HEAD_BYTES)
+        head = next(chunks, b"")
+        length = int.from_bytes(head[:4], "little")
+        try:
+            return codec.decode_metadata(head[HEADER_BYTES : HEADER_BYTES + length])[0]
+        except (codec.DecodeError, ValueError) as reason:
+            raise WalCorrupt(path, 0, f"unreadable head: {reason}") from reason
 
     @classmethod
     def create(
