@@ -22,9 +22,11 @@ def test_members_agree(lab: Lab) -> None:
 
 def test_status_shows_the_cluster(lab: Lab) -> None:
     text = lab.hardway("status")
-    for word in ("controller-0", "controller-2", "worker-2", "coredns" if "coredns" in text else "dns"):
-        assert word in text, text
-    assert len(re.findall(r"leader", text)) >= 1, text
+    assert len(re.findall(r"^(controller|worker|balancer)\S* +\S+ +\w+ +running ", text, re.M)) == 22, text
+    assert len(re.findall(r"^controller-\d +\w+ +leader +\d+ +\d+ ", text, re.M)) == 1, text
+    assert len(re.findall(r"^controller-\d +https://\S+ +ready", text, re.M)) == 3, text
+    assert len(re.findall(r"^worker-\d +Ready", text, re.M)) == 3, text
+    assert re.search(r"^kube-system +Running +2", text, re.M), text
 
 
 def test_up_again_changes_nothing(lab: Lab) -> None:
