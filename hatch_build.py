@@ -1,9 +1,9 @@
 """Build steps: what is generated rather than written is made here, at build time, and never committed.
 
-Two products: Python modules from `proto/` (protoc places `proto/a/b/x.proto` at `a/b/x_pb2.py`, so generated code
-lands inside the room that owns it), and the API schema table that `apimachinery.schema` reads, derived from the types
-that lightkube-models carries. Run directly (`python hatch_build.py`) it serves a source checkout; hatchling calls it
-for wheels and editable installs.
+Two products: Python modules from `proto/` (protoc places `proto/a/b/x.proto` at `a/b/x_pb2.py`, so that
+generated code lands inside the room that owns it), and the API schema table that `apimachinery.schema` reads,
+derived from the types that lightkube-models carries. Run directly (`python hatch_build.py`) it serves a
+source checkout; hatchling calls it for wheels and editable installs.
 """
 
 from __future__ import annotations
