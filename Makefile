@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 SYSTEM := $(VENV)/.system-packages
+TESTS  := $(VENV)/.test-packages
 READY  := $(VENV)/.ready
 
 PACKAGES := apimachinery apiserver clusterdns componentbase controllers deploy etcdlite kubeclient kubelet kubeproxy pki scheduler
@@ -32,11 +33,11 @@ chaos: $(READY) ## Kill members and daemons under load; prove that nothing ackno
 
 test: verify unit e2e ## Everything CI checks: static checks, unit tests, end-to-end tests
 
-unit: $(READY) $(SYSTEM) ## Tests that need no cluster
+unit: $(TESTS) ## Tests that need no cluster
 	@$(BIN)/pytest -q -n 2 -m "not e2e and not serial" tests
 	@$(BIN)/pytest -q -m "serial and not e2e" tests
 
-e2e: $(READY) $(SYSTEM) ## Raise a cluster of its own, drive real clients against it, tear it down
+e2e: $(TESTS) ## Raise a cluster of its own, drive real clients against it, tear it down
 	@$(BIN)/pytest -q -m e2e tests/e2e
 
 simulate: $(READY) ## 10,000 seeds of the consensus simulation
@@ -52,7 +53,7 @@ fix: $(READY) ## Apply formatting and the linter's safe fixes
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(READY) $(SYSTEM) ## Measure beside the real thing; prints ratios
+bench: $(TESTS) ## Measure beside the real thing; prints ratios
 	@$(BIN)/python -m bench
 
 clean: ## Stop the cluster and remove its state and everything generated
@@ -73,4 +74,8 @@ $(READY): pyproject.toml requirements.lock hatch_build.py $(shell find proto -na
 
 $(SYSTEM): $(READY) deploy/packages.py
 	@$(BIN)/hardway install-packages
+	@touch $@
+
+$(TESTS): $(READY) deploy/packages.py
+	@$(BIN)/hardway install-packages --tests
 	@touch $@

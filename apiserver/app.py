@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from apimachinery import errors
+from apimachinery.scheme import Scheme
 from apiserver import options
 from apiserver.admission import plugins
 from apiserver.auth import tokens
@@ -23,6 +24,7 @@ from apiserver.auth.authorize import AlwaysAllow, AlwaysDeny, Authorizer, Union
 from apiserver.auth.node import NodeAuthorizer
 from apiserver.auth.rbac import RBAC
 from apiserver.bootstrap.hooks import Bootstrap
+from apiserver.extensions.controller import CustomResources
 from apiserver.kinds import SCHEME
 from apiserver.registry.allocation import service_allocator
 from apiserver.registry.reading import relative_key
@@ -33,6 +35,7 @@ from apiserver.rest.audit import AuditLog
 from apiserver.rest.chain import Chain
 from apiserver.rest.flow import FlowControl
 from apiserver.rest.openapi import OpenApi
+from apiserver.rest.proxy import BackendProxy
 from apiserver.rest.resources import Resources
 from apiserver.rest.tokenrequest import TokenRequests
 from apiserver.rest.verbs import Verbs
@@ -59,9 +62,10 @@ class Server:
     def __init__(self, values: Any, store: Store, authenticator: Authenticates | None = None) -> None:
         self.values = values
         self.store = store
-        self.cacher = Cacher(store, SCHEME)
+        self.scheme = Scheme(SCHEME)  # its own: custom resources come and go
+        self.cacher = Cacher(store, self.scheme)
         self.watches = Watches()
-        self.rbac = RBAC(self.cacher, SCHEME)
+        self.rbac = RBAC(self.cacher, self.scheme)
         self.authorizer = Union([self._authorizer(mode) for mode in values.authorization_mode])
         self.settings = Settings(event_ttl=int(values.event_ttl))
         self.registry = Registry(
@@ -78,20 +82,20 @@ class Server:
             values.enable_admission_plugins, values.disable_admission_plugins, self._admission_context()
         )
         self.verifier = self._verifier()
-        self.bootstrap = Bootstrap(self.registry, SCHEME, store, values)
+        self.bootstrap = Bootstrap(self.registry, self.scheme, store, values)
         self.health = self._health()
         self.app = self._app(authenticator or self._authenticator())
 
     def _admission_context(self) -> plugins.Context:
         return plugins.Context(
-            self.cacher, self.registry, SCHEME, self.authorizer, self.rbac, self.values.allow_privileged
+            self.cacher, self.registry, self.scheme, self.authorizer, self.rbac, self.values.allow_privileged
         )
 
     def _authorizer(self, mode: str) -> Authorizer:
         if mode == "RBAC":
             return self.rbac
         if mode == "Node":
-            return NodeAuthorizer(self.cacher, SCHEME, self.rbac)
+            return NodeAuthorizer(self.cacher, self.scheme, self.rbac)
         return AlwaysAllow() if mode == "AlwaysAllow" else AlwaysDeny()
 
     def _verifier(self) -> tokens.Verifier | None:
@@ -106,7 +110,7 @@ class Server:
         return tokens.Verifier(values.service_account_issuer, self.token_keys, audiences, self._find_uid)
 
     def _find_uid(self, resource: str, namespace: str, name: str) -> str:
-        kind = SCHEME.resource("", "v1", resource)
+        kind = self.scheme.resource("", "v1", resource)
         entry = self.cacher.of(kind).get(relative_key(kind, namespace, name)) if kind else None
         return str(entry.decoded()["metadata"]["uid"]) if entry else ""
 
@@ -148,16 +152,20 @@ class Server:
     def _app(self, authenticator: Authenticates) -> Chain:
         values, verbs = self.values, Verbs(self.registry, self.watches)
         asked = reviews.Reviews(self.authorizer, self.rbac, self.verifier)
-        table = {**Subresources(self.registry, verbs, SCHEME).table(), **self._node_proxy().table()}
+        table = {**Subresources(self.registry, verbs, self.scheme).table(), **self._node_proxy().table()}
+        table.update(BackendProxy(self.registry, self.scheme).table())
         table[("", "serviceaccounts", "token")] = {"create": self._token_requests(verbs)}
         found = discovery.Discovery(
-            SCHEME, reviews.EXTRAS, f"{values.advertise_address or values.bind_address}:{values.secure_port}"
+            self.scheme,
+            reviews.EXTRAS,
+            f"{values.advertise_address or values.bind_address}:{values.secure_port}",
         )
-        openapi = OpenApi(SCHEME, found.group_versions)
+        openapi = OpenApi(self.scheme, found.group_versions)
+        self.custom_resources = CustomResources(self.registry, self.scheme, openapi)
         inner = shell.build(self.health, found, openapi, self._key_documents if self.verifier else None)
         return Chain(
             inner,
-            Resources(SCHEME, verbs, table, asked.table()),
+            Resources(self.scheme, verbs, table, asked.table(), self.custom_resources.settle),
             authenticator=authenticator,
             authorizer=self.authorizer,
             flow=FlowControl(values.max_requests_inflight, values.max_mutating_requests_inflight),
@@ -172,7 +180,12 @@ class Server:
             issuer = tokens.Issuer(values.service_account_issuer[0], key, self.settings.now)
         audiences = values.api_audiences or values.service_account_issuer
         return TokenRequests(
-            self.registry, verbs, SCHEME, issuer, audiences, int(values.service_account_max_token_expiration)
+            self.registry,
+            verbs,
+            self.scheme,
+            issuer,
+            audiences,
+            int(values.service_account_max_token_expiration),
         )
 
     def _node_proxy(self) -> kubelet.NodeProxy:
@@ -184,7 +197,7 @@ class Server:
                 values.kubelet_client_key,
                 insecure=not values.kubelet_certificate_authority,
             )
-        return kubelet.NodeProxy(self.registry, SCHEME, context, values.kubelet_preferred_address_types)
+        return kubelet.NodeProxy(self.registry, self.scheme, context, values.kubelet_preferred_address_types)
 
     def _key_documents(self) -> tuple[Any, Any]:
         issuer = self.values.service_account_issuer[0]
@@ -204,6 +217,7 @@ class Server:
             jobs = [
                 group.create_task(self.cacher.run(), name="cacher"),
                 group.create_task(self.bootstrap.run(), name="bootstrap"),
+                group.create_task(self.custom_resources.run(), name="custom-resources"),
             ]
             if isinstance(self.store, EtcdStore) and self.values.etcd_compaction_interval:
                 compaction = compact_forever(self.store, self.values.etcd_compaction_interval)
@@ -218,10 +232,16 @@ class Server:
 def key_transformer(transformers: transform.Transformers) -> Any:
     """The encryption of a storage key, found by the kind that lives there."""
     by_prefix = {kind.storage_prefix: transformers.of(kind.group_resource) for kind in reversed(list(SCHEME))}
+    custom: dict[str, transform.Transformer] = {}
 
     def of(key: str) -> transform.Transformer:
         parts = key[len(PREFIX) :].split("/", 2)
-        return by_prefix.get("/".join(parts[:2])) or by_prefix.get(parts[0]) or transform.PLAIN
+        found = by_prefix.get("/".join(parts[:2])) or by_prefix.get(parts[0])
+        if found is None and "." in parts[0] and len(parts) > 1:
+            # A custom resource lives below <group>/<plural>.
+            group_resource = f"{parts[1]}.{parts[0]}"
+            found = custom.setdefault(group_resource, transformers.of(group_resource))
+        return found or transform.PLAIN
 
     return of
 
@@ -230,7 +250,12 @@ def _tls(values: Any) -> ssl.SSLContext:
     """The listener's context; a client may show a certificate of any authority that says something here."""
     files = (values.client_ca_file, values.requestheader_client_ca_file)
     authorities = b"".join(Path(name).read_bytes() for name in files if name)
-    return tlsutil.server_context(values.tls_cert_file, values.tls_private_key_file, authorities or None)
+    return tlsutil.server_context(
+        values.tls_cert_file,
+        values.tls_private_key_file,
+        authorities or None,
+        report_unverified=bool(authorities),  # answered with a 401 Status instead of a broken handshake
+    )
 
 
 async def run(values: Any) -> None:

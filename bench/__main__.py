@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from bench import cluster
+from bench import cluster, scheduler
 
-MEASUREMENTS = {"cluster": cluster.main}
+MEASUREMENTS = {"cluster": cluster.main, "scheduler": scheduler.main}
 
 
 def main(names: list[str]) -> int:

@@ -44,6 +44,9 @@ def declare_flags() -> flags.Flags:
     declared.string("health-listen", "0.0.0.0:8080", "Address of /health; empty for none.")
     declared.string("ready-listen", "0.0.0.0:8181", "Address of /ready; empty for none.")
     declared.string("metrics-listen", "0.0.0.0:9153", "Address of /metrics; empty for none.")
+    declared.duration(
+        "lameduck", 5.0, "How long answers are still given after the signal to end, while /ready says no."
+    )
     declared.integer("v", 0, "Log verbosity.", short="v")
     return declared
 
@@ -58,8 +61,9 @@ def main(argv: Sequence[str]) -> int:
 async def run(values: flags.Values) -> None:
     """Everything the daemon does, until cancelled."""
     host, port = split_address(values.listen, "--listen")
+    leaving = asyncio.Event()
     pages = {
-        values.health_listen: Page("/health", lambda: True),
+        values.health_listen: Page("/health", lambda: not leaving.is_set()),
         values.metrics_listen: MetricsPage(),
     }
     async with _connect(values.kubeconfig) as client:
@@ -72,21 +76,42 @@ async def run(values: flags.Values) -> None:
             domain=values.domain,
             ready=view.ready,
             serial=int(time.time()),
+            version=view.version,
         )
-        pages[values.ready_listen] = Page("/ready", view.ready)
+        pages[values.ready_listen] = Page("/ready", lambda: view.ready() and not leaving.is_set())
         logger.info("starting", extra={"domain": values.domain, "listen": values.listen})
         async with asyncio.TaskGroup() as group:
-            group.create_task(factory.run(), name="informers")
             listening = asyncio.Event()
-            group.create_task(serve(resolver, host, port, on_listening=lambda _: listening.set()), name="dns")
+            work = {
+                "informers": factory.run(),
+                "dns": serve(resolver, host, port, on_listening=lambda _: listening.set()),
+            }
             for address, page in pages.items():
                 if address:
                     page_host, page_port = split_address(address, "listener")
-                    group.create_task(
-                        http.serve(page, host=page_host, port=page_port), name=f"http/{address}"
-                    )
-            await listening.wait()
-            await forwarder.probe_loop(values.domain)
+                    work[f"http/{address}"] = http.serve(page, host=page_host, port=page_port)
+            owned = [group.create_task(each, name=name) for name, each in work.items()]
+            await _until_told(forwarder, values.domain, listening, owned)
+            leaving.set()
+            logger.info("leaving", extra={"seconds": values.lameduck})
+            await asyncio.wait(owned, timeout=values.lameduck, return_when=asyncio.FIRST_COMPLETED)
+            raise asyncio.CancelledError
+
+
+async def _until_told(
+    forwarder: Forwarder, domain: str, listening: asyncio.Event, owned: list[asyncio.Task[None]]
+) -> None:
+    """Until the daemon is told to end. Whoever still sends queries has not heard yet that we leave, so
+    `owned`, the tasks beside this one, go on for a while. Raises CancelledError when it is one of them that
+    ended.
+    """
+    try:
+        await listening.wait()
+        await forwarder.probe_loop(domain)
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        if any(task.done() for task in owned):
+            raise
 
 
 def _connect(kubeconfig: str) -> RestClient:

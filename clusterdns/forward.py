@@ -10,9 +10,12 @@ import asyncio
 import ipaddress
 import logging
 import secrets
+import time
 from pathlib import Path
 
 from dnslib import DNSRecord
+
+from clusterdns import measures, wire
 
 log = logging.getLogger(__name__)
 
@@ -79,10 +82,12 @@ class Forwarder:
     async def ask(self, query: bytes, *, tcp: bool = False) -> bytes:
         """The upstream's answer to `query`, under the query's own id. Raises NoUpstream."""
         if self._slots.locked():
+            measures.rejected.inc()
             raise NoUpstream("too many queries are being forwarded")
         async with self._slots:
             reason = "no upstream server is configured"
             for upstream in list(self._upstreams):
+                started = time.monotonic()
                 try:
                     async with asyncio.timeout(TIMEOUT):
                         answer = await self._exchange(upstream, query, tcp)
@@ -90,6 +95,9 @@ class Forwarder:
                     reason = f"{upstream[0]}: {error or type(error).__name__}"
                     continue
                 self._prefer(upstream)
+                to = f"{upstream[0]}:{upstream[1]}"
+                seconds = measures.upstream_seconds.labels("forward", to, wire.rcode_of(answer))
+                seconds.observe(time.monotonic() - started)
                 return query[:2] + answer[2:]
         raise NoUpstream(reason)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
@@ -18,6 +18,9 @@ Name = tuple[str, ...]
 SPEC_VERSION = "1.1.0"
 DEFAULT_TTL = 5
 """Seconds; CoreDNS' default for cluster names, and its SOA's minimum."""
+
+MAX_CNAMES = 8
+"""Links of a chain of CNAMEs that are followed; more is a loop."""
 
 
 class View(Protocol):
@@ -108,6 +111,22 @@ class Records:
             if found:
                 return Answer(Status.FOUND, found)
         return Answer(Status.NOT_OURS)
+
+    def follow(self, answer: Answer, kind: str) -> tuple[Answer, str]:
+        """Go on from an answer that is a CNAME as long as its target is one of our names; the answer with all
+        that was found, and the target that is somebody else's, or "".
+        """
+        for _ in range(MAX_CNAMES):
+            last = answer.answers[-1] if answer.answers else None
+            if last is None or last.type != "CNAME" or kind not in ("A", "AAAA"):
+                return answer, ""
+            more = self.resolve(str(last.data), kind)
+            if more.status is Status.NOT_OURS:
+                return answer, str(last.data)
+            answer = replace(more, answers=(*answer.answers, *more.answers))
+            if not more.answers:
+                return answer, ""
+        return answer, ""
 
     def _in_zone(self, name: str, labels: Name, kind: str, serial: int) -> Answer:
         found = self._lookup(name, labels, kind, serial)

@@ -37,6 +37,16 @@ class InformerView:
         self._services.add_index("ip", _cluster_ips)
         self._slices.add_index("ip", _addresses)
         self._slices.add_index("service", _owner)
+        self._version = 0
+        for informer in (self._services, self._slices, self._namespaces):
+            informer.add_handler(self._changed, lambda old, new: self._changed(new), self._changed)
+
+    def _changed(self, _: Object) -> None:
+        self._version += 1
+
+    def version(self) -> int:
+        """Grows with every change of what the view shows."""
+        return self._version
 
     def ready(self) -> bool:
         return self._factory.synced

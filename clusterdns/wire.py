@@ -48,7 +48,12 @@ def parse(data: bytes) -> Query:
         raise BadQuery(_header_only(data, RCODE.NOTIMP))
     if len(message.questions) != 1 or message.q.qclass not in (1, 255):
         raise BadQuery(_header_only(data, RCODE.FORMERR))
-    size = next((rr.edns_len for rr in message.ar if rr.rtype == QTYPE.OPT), MIN_UDP)
+    options = [rr for rr in message.ar if rr.rtype == QTYPE.OPT]
+    if len(options) > 1:
+        raise BadQuery(_header_only(data, RCODE.FORMERR))
+    if options and options[0].edns_ver != 0:
+        raise BadQuery(_bad_version(message))
+    size = options[0].edns_len if options else MIN_UDP
     name = str(message.q.qname)
     return Query(name, str(QTYPE[message.q.qtype]), min(MAX_UDP, max(MIN_UDP, size)), message)
 
@@ -58,6 +63,14 @@ def _header_only(data: bytes, rcode: int) -> bytes | None:
         return None
     identity = int.from_bytes(data[:2], "big")
     return bytes(DNSRecord(DNSHeader(id=identity, qr=1, rcode=rcode)).pack())
+
+
+def _bad_version(message: DNSRecord) -> bytes:
+    """BADVERS, whose upper bits are in the OPT record (RFC 6891 6.1.3)."""
+    header = DNSHeader(id=message.header.id, qr=1, rd=message.header.rd, rcode=0)
+    reply = DNSRecord(header, q=message.q)
+    reply.add_ar(dnslib.EDNS0(udp_len=MAX_UDP, ext_rcode=1))
+    return bytes(reply.pack())
 
 
 def respond(query: Query, answer: Answer) -> DNSRecord:
@@ -82,6 +95,30 @@ def _reply(query: Query, rcode: int, *, authoritative: bool) -> DNSRecord:
     if any(rr.rtype == QTYPE.OPT for rr in query.message.ar):
         message.add_ar(dnslib.EDNS0(udp_len=MAX_UDP))
     return message
+
+
+def completed(query: Query, answer: Answer, rest: bytes) -> DNSRecord:
+    """A CNAME of ours, and what an upstream server said about its target. Raises BadQuery."""
+    try:
+        upstream = DNSRecord.parse(rest)
+    except Exception as error:
+        raise BadQuery(None) from error
+    message = _reply(query, upstream.header.rcode, authoritative=False)
+    message.add_answer(*_rrs(answer.answers), *upstream.rr)
+    message.add_auth(*(rr for rr in upstream.auth if rr.rtype == QTYPE.SOA))
+    return message
+
+
+def question(name: str, kind: str) -> bytes:
+    """A query of our own; its id is given to it when it is sent."""
+    return bytes(DNSRecord.question(name, kind).pack())
+
+
+def truncated(query: Query) -> bytes:
+    """An empty answer that tells the client to ask over TCP."""
+    short = failure(query, "NOERROR")
+    short.header.tc = 1
+    return bytes(short.pack())
 
 
 def pack(message: DNSRecord, limit: int | None = None) -> bytes:

@@ -11,6 +11,8 @@ import ssl
 import sys
 from collections.abc import Mapping, Sequence
 
+import httpx
+
 from componentbase import log as logs
 from componentbase import tasks, tlsutil
 from componentbase.clock import RealClock
@@ -19,14 +21,17 @@ from componentbase.health import Health
 from componentbase.http.server import serve
 from controllers import credentials, registry
 from controllers.cloud import Cloud
+from controllers.fence import Fence, FencedTransport, NotingTransport
 from controllers.flags import BadFlags, declare, to_options
 from controllers.guard import Guard
 from controllers.options import Options
 from controllers.route.lab import load_cloud
 from controllers.runtime import Context, Runnable
+from kubeclient import transport
 from kubeclient.events import EventRecorder
 from kubeclient.informer import InformerFactory
 from kubeclient.leaderelection import LeaderElector
+from kubeclient.resources import LEASES
 from kubeclient.rest import RestClient
 
 AGENT = "kube-controller-manager"
@@ -48,26 +53,37 @@ class Manager:
         self._values, self._options, self._entries, self._cloud = values, options, entries, cloud
         self._clock = RealClock()
         self._recorders: dict[str, EventRecorder] = {}
+        lease = LEASES.path(values.leader_elect_resource_namespace, values.leader_elect_resource_name)
+        self._fence = Fence(lease, values.leader_elect_lease_duration)
 
     async def run(self) -> None:
         """Until cancelled, or until the lease is lost (LeaseLost)."""
-        burst = self._values.kube_api_burst
+        target = transport.from_kubeconfig(self._values.kubeconfig)
+        noting = NotingTransport(transport.open_transport(target.context), self._fence)
         async with (
-            RestClient.from_kubeconfig(
-                self._values.kubeconfig, user_agent=AGENT, qps=self._values.kube_api_qps, burst=burst
-            ) as client,
+            self._client(target, noting) as keeper,
+            self._client(target, self._transport(target.context)) as client,
             asyncio.TaskGroup() as group,
         ):
             if self._values.secure_port:
-                group.create_task(self._serve(client), name="secure-port")
+                group.create_task(self._serve(keeper), name="secure-port")
             if self._values.leader_elect:
-                await self._campaign(client)
+                await self._campaign(keeper, client)
                 raise LeaseLost(self._values.leader_elect_resource_name)
             await self._lead(client)
 
-    async def _campaign(self, client: RestClient) -> None:
+    def _client(self, target: transport.Target, under: httpx.AsyncBaseTransport) -> RestClient:
+        qps, burst = self._values.kube_api_qps, self._values.kube_api_burst
+        return RestClient(target, user_agent=AGENT, qps=qps, burst=burst, transport=under)
+
+    def _transport(self, context: ssl.SSLContext | None) -> httpx.AsyncBaseTransport:
+        """What every controller's client stands on: nothing is written once the lease has run out."""
+        pool = transport.open_transport(context)
+        return FencedTransport(pool, self._fence) if self._values.leader_elect else pool
+
+    async def _campaign(self, keeper: RestClient, client: RestClient) -> None:
         elector = LeaderElector(
-            client,
+            keeper,
             namespace=self._values.leader_elect_resource_namespace,
             name=self._values.leader_elect_resource_name,
             identity=f"{socket.gethostname()}_{os.urandom(8).hex()}",
@@ -82,9 +98,11 @@ class Manager:
         async with contextlib.AsyncExitStack() as stack:
             accounts: Mapping[str, RestClient] = {}
             if self._values.use_service_account_credentials:
-                wanted = {entry.controller.account for entry in self._entries}
+                wanted = {entry.controller.account for entry in self._entries} - {""}
                 accounts = await stack.enter_async_context(
-                    credentials.open_clients(client, self._values.kubeconfig, wanted, self._clock)
+                    credentials.open_clients(
+                        client, self._values.kubeconfig, wanted, self._clock, self._transport
+                    )
                 )
             await self._run_controllers(client, accounts)
 

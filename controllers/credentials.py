@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Collection, Mapping
+import ssl
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from pathlib import Path
+
+import httpx
 
 from apimachinery import errors
 from componentbase import tlsutil
@@ -19,7 +22,7 @@ from componentbase.clock import Clock
 from controllers import objects as o
 from kubeclient.resources import SERVICEACCOUNTS
 from kubeclient.rest import ConnectionFailed, RestClient
-from kubeclient.transport import Target
+from kubeclient.transport import Target, open_transport
 from pki import kubeconfig
 
 NAMESPACE = "kube-system"
@@ -89,7 +92,11 @@ class AccountToken:
 
 @contextlib.asynccontextmanager
 async def open_clients(
-    root: RestClient, config_file: str | Path, accounts: Collection[str], clock: Clock
+    root: RestClient,
+    config_file: str | Path,
+    accounts: Collection[str],
+    clock: Clock,
+    transport: Callable[[ssl.SSLContext | None], httpx.AsyncBaseTransport] = open_transport,
 ) -> AsyncIterator[Mapping[str, RestClient]]:
     """A client per account, with a first token each and renewal while the context lasts.
 
@@ -106,7 +113,8 @@ async def open_clients(
             await _first_token(token, clock)
             target = Target(config.server, context, token)
             agent = f"kube-controller-manager/{token.account}"
-            clients[token.account] = await stack.enter_async_context(RestClient(target, user_agent=agent))
+            client = RestClient(target, user_agent=agent, transport=transport(context))
+            clients[token.account] = await stack.enter_async_context(client)
         async with asyncio.TaskGroup() as group:
             keepers = [group.create_task(token.keep(), name=f"token/{token.account}") for token in tokens]
             try:

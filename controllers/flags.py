@@ -16,6 +16,8 @@ def declare() -> Flags:
     _declare_manager(flags)
     _declare_serving(flags)
     _declare_concurrency(flags)
+    _declare_signing(flags)
+    _declare_autoscaling(flags)
     _declare_nodes(flags)
     return flags
 
@@ -45,17 +47,46 @@ def _declare_serving(flags: Flags) -> None:
     flags.string("client-ca-file", "", "CA of client certificates that may read /metrics.")
 
 
+def _declare_signing(flags: Flags) -> None:
+    flags.string("cluster-signing-cert-file", "", "CA certificate that signs approved requests.")
+    flags.string("cluster-signing-key-file", "", "Its key.")
+    flags.duration("cluster-signing-duration", "8760h", "Longest life of a signed certificate.")
+    flags.string("service-account-private-key-file", "", "Key that signs tokens in Secrets.")
+
+
 def _declare_concurrency(flags: Flags) -> None:
     flags.integer("concurrent-replicaset-syncs", DEFAULTS.concurrent_replicaset_syncs, "Workers.")
     flags.integer("concurrent-rc-syncs", DEFAULTS.concurrent_rc_syncs, "Workers.")
     flags.integer("concurrent-deployment-syncs", DEFAULTS.concurrent_deployment_syncs, "Workers.")
     flags.integer("concurrent-daemonset-syncs", DEFAULTS.concurrent_daemonset_syncs, "Workers.")
+    flags.integer("concurrent-statefulset-syncs", DEFAULTS.concurrent_statefulset_syncs, "Workers.")
+    flags.integer("concurrent-job-syncs", DEFAULTS.concurrent_job_syncs, "Workers.")
+    flags.integer("concurrent-cron-job-syncs", DEFAULTS.concurrent_cron_job_syncs, "Workers.")
+    flags.integer(
+        "concurrent-ttl-after-finished-syncs", DEFAULTS.concurrent_ttl_after_finished_syncs, "Workers."
+    )
+    flags.integer("concurrent-resource-quota-syncs", DEFAULTS.concurrent_resource_quota_syncs, "Workers.")
+    flags.duration("resource-quota-sync-period", "5m", "Longest time between looks at a quota.")
+    flags.integer(
+        "concurrent-serviceaccount-token-syncs", DEFAULTS.concurrent_serviceaccount_token_syncs, "Workers."
+    )
     flags.integer("concurrent-endpoint-syncs", DEFAULTS.concurrent_endpoint_syncs, "Workers.")
     flags.integer("concurrent-service-endpoint-syncs", DEFAULTS.concurrent_service_endpoint_syncs, "Workers.")
     flags.integer("concurrent-namespace-syncs", DEFAULTS.concurrent_namespace_syncs, "Workers.")
     flags.integer("concurrent-gc-syncs", DEFAULTS.concurrent_gc_syncs, "Workers.")
     flags.integer("max-endpoints-per-slice", DEFAULTS.max_endpoints_per_slice, "1 to 1000.")
     flags.integer("terminated-pod-gc-threshold", DEFAULTS.terminated_pod_gc_threshold, "<= 0 keeps all.")
+
+
+def _declare_autoscaling(flags: Flags) -> None:
+    syncs = DEFAULTS.concurrent_horizontal_pod_autoscaler_syncs
+    flags.integer("concurrent-horizontal-pod-autoscaler-syncs", syncs, "Workers.")
+    prefix = "horizontal-pod-autoscaler"
+    flags.duration(f"{prefix}-sync-period", "15s", "Time between looks at the metrics.")
+    flags.duration(f"{prefix}-downscale-stabilization", "5m", "How long a high recommendation holds.")
+    flags.number(f"{prefix}-tolerance", DEFAULTS.horizontal_pod_autoscaler_tolerance, "Ignored deviation.")
+    flags.duration(f"{prefix}-cpu-initialization-period", "5m", "Start-up whose cpu samples may be skipped.")
+    flags.duration(f"{prefix}-initial-readiness-delay", "30s", "Readiness in it counts as the first.")
 
 
 def _declare_nodes(flags: Flags) -> None:
@@ -99,6 +130,8 @@ def to_options(values: Values) -> Options:
             raise BadFlags(f"--{name.replace('_', '-')} must be at least 1")
     if bool(values.tls_cert_file) != bool(values.tls_private_key_file):
         raise BadFlags("--tls-cert-file and --tls-private-key-file go together")
+    if bool(values.cluster_signing_cert_file) != bool(values.cluster_signing_key_file):
+        raise BadFlags("--cluster-signing-cert-file and --cluster-signing-key-file go together")
     ca = Path(values.root_ca_file).read_text() if values.root_ca_file else ""
     known = {name: given[name] for name in Options.__dataclass_fields__ if name in given}
     return Options(**known, root_ca_pem=ca)

@@ -156,6 +156,14 @@ def set_condition(conditions: Sequence[Object], new: Object) -> list[Object]:
     return out if find_condition(conditions, new["type"]) else [*out, new]
 
 
+def set_condition_once(conditions: Sequence[Object], new: Object) -> list[Object]:
+    """`conditions` with `new`, unless one of its type and status is there already (which keeps its times)."""
+    found = find_condition(conditions, new["type"])
+    if found is not None and found.get("status") == new["status"]:
+        return list(conditions)
+    return set_condition(conditions, new)
+
+
 def drop_condition(conditions: Sequence[Object], kind: str) -> list[Object]:
     return [c for c in conditions if c.get("type") != kind]
 

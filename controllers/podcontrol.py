@@ -35,10 +35,12 @@ class PodControl:
     owner_gvr: GVR
     written: Written
 
-    async def create(self, owner: Object, template: Object, *, pod_name: str = "") -> Object:
+    async def create(
+        self, owner: Object, template: Object, *, pod_name: str = "", prefix: str = ""
+    ) -> Object:
         """Create one pod of `owner` from `template`; records SuccessfulCreate or FailedCreate."""
         reference = o.owner_reference(owner, self.owner_gvr.api_version, self.owner_gvr.kind)
-        pod = pods.from_template(template, owner, reference, pod_name=pod_name)
+        pod = pods.from_template(template, owner, reference, pod_name=pod_name, prefix=prefix)
         try:
             created = await self.controller.client.create(PODS, pod, o.namespace(owner))
         except errors.StatusError as error:
@@ -50,13 +52,16 @@ class PodControl:
         self.controller.event(owner, self.owner_gvr, "SuccessfulCreate", f"Created pod: {o.name(created)}")
         return created
 
-    async def create_many(self, owner: Object, templates: Sequence[Object]) -> None:
+    async def create_many(
+        self, owner: Object, templates: Sequence[Object], prefixes: Sequence[str] = ()
+    ) -> None:
         """Create a pod per template in slow-start batches; a batch with a failure is the last, and its error
-        is raised.
+        is raised. `prefixes`, if given, holds each pod's generateName.
         """
-        start = 0
+        start, named = 0, prefixes or [""] * len(templates)
+        pairs = list(zip(templates, named, strict=True))
         for size in slow_start_batches(len(templates)):
-            batch = [self.create(owner, template) for template in templates[start : start + size]]
+            batch = [self.create(owner, one, prefix=prefix) for one, prefix in pairs[start : start + size]]
             failure = _first_failure(await asyncio.gather(*batch, return_exceptions=True))
             if isinstance(failure, errors.StatusError) and namespace_terminating(failure):
                 return  # the namespace takes its owner along; there is nothing to try again

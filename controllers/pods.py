@@ -71,16 +71,18 @@ def deletion_cost(pod: Object) -> int:
         return 0
 
 
-def from_template(template: Object, owner: Object, reference: Object, *, pod_name: str = "") -> Object:
-    """A new pod of `owner`: the template's metadata and spec, a name or generateName, and the controlling
-    reference.
+def from_template(
+    template: Object, owner: Object, reference: Object, *, pod_name: str = "", prefix: str = ""
+) -> Object:
+    """A new pod of `owner`: the template's metadata and spec, a name or generateName (`prefix`, or the
+    owner's name), and the controlling reference.
     """
     source = o.meta(template)
     metadata: Object = {"namespace": o.namespace(owner), "ownerReferences": [reference]}
     if pod_name:
         metadata["name"] = pod_name
     else:
-        metadata["generateName"] = generate_name(o.name(owner))
+        metadata["generateName"] = prefix or generate_name(o.name(owner))
     for part in ("labels", "annotations", "finalizers"):
         if source.get(part):
             metadata[part] = source[part].copy()

@@ -7,21 +7,30 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from controllers.accounttokens import TokensController
+from controllers.autoscaling import HorizontalPodAutoscalerController
+from controllers.certificates import CSRApprover, CSRCleaner, CSRSigner
 from controllers.clusterroles import ClusterRoleAggregationController
+from controllers.cronjob import CronJobController
 from controllers.daemonset import DaemonSetController
 from controllers.deployment import DeploymentController
+from controllers.disruption import DisruptionController
 from controllers.endpoints import EndpointsController
 from controllers.endpointslices import EndpointSliceController
 from controllers.garbage import GarbageCollector
+from controllers.job import JobController
 from controllers.namespace import NamespaceController
 from controllers.nodeipam import NodeIPAMController
 from controllers.nodelifecycle import NodeLifecycleController, TaintEvictionController
 from controllers.options import Options
 from controllers.podgc import PodGarbageCollector
+from controllers.quota import ResourceQuotaController
 from controllers.replicaset import ReplicaSetController, ReplicationControllerController
 from controllers.route import RouteController
 from controllers.runtime import Context, Runnable
 from controllers.serviceaccount import RootCAPublisher, ServiceAccountController
+from controllers.statefulset import StatefulSetController
+from controllers.ttlafterfinished import TTLAfterFinishedController
 
 
 def _always(_: Options) -> str:
@@ -56,6 +65,14 @@ def _root_ca(options: Options) -> str:
     return "" if options.root_ca_pem else "--root-ca-file"
 
 
+def _signing(options: Options) -> str:
+    return "" if options.cluster_signing_cert_file else "--cluster-signing-cert-file"
+
+
+def _account_key(options: Options) -> str:
+    return "" if options.service_account_private_key_file else "--service-account-private-key-file"
+
+
 def _build_route(ctx: Context) -> Runnable:
     assert ctx.cloud is not None
     return RouteController(ctx, ctx.cloud)
@@ -64,6 +81,7 @@ def _build_route(ctx: Context) -> Runnable:
 CONTROLLERS: Sequence[Entry] = (
     Entry(NamespaceController, "namespace", NamespaceController),
     Entry(ServiceAccountController, "serviceaccount", ServiceAccountController),
+    Entry(TokensController, "serviceaccount-token", TokensController, _account_key),
     Entry(RootCAPublisher, "root-ca-cert-publisher", RootCAPublisher, _root_ca),
     Entry(NodeIPAMController, "nodeipam", NodeIPAMController, _ipam),
     Entry(RouteController, "route", _build_route, _route),
@@ -81,6 +99,16 @@ CONTROLLERS: Sequence[Entry] = (
     ),
     Entry(DeploymentController, "deployment", DeploymentController),
     Entry(DaemonSetController, "daemonset", DaemonSetController),
+    Entry(StatefulSetController, "statefulset", StatefulSetController),
+    Entry(JobController, "job", JobController),
+    Entry(TTLAfterFinishedController, "ttl-after-finished", TTLAfterFinishedController),
+    Entry(CronJobController, "cronjob", CronJobController),
+    Entry(DisruptionController, "disruption", DisruptionController),
+    Entry(ResourceQuotaController, "resourcequota", ResourceQuotaController),
+    Entry(CSRSigner, "csrsigning", CSRSigner, _signing),
+    Entry(CSRApprover, "csrapproving", CSRApprover),
+    Entry(CSRCleaner, "csrcleaner", CSRCleaner),
+    Entry(HorizontalPodAutoscalerController, "horizontalpodautoscaling", HorizontalPodAutoscalerController),
     Entry(EndpointsController, "endpoint", EndpointsController),
     Entry(EndpointSliceController, "endpointslice", EndpointSliceController),
     Entry(PodGarbageCollector, "podgc", PodGarbageCollector),

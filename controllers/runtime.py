@@ -51,7 +51,7 @@ class Context:
 
     def client_for(self, account: str) -> RestClient:
         """The client of a controller's own service account with `--use-service-account-credentials`, else the
-        manager's.
+        manager's; always the manager's for a controller without account ("").
         """
         return self.accounts.get(account, self.client)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy import doctor, down, linux, packages, topology
+from deploy import doctor, down, etcdtools, linux, packages, topology, why
 from deploy.control import Control, HostDown, Refused
 from deploy.goals import Reporter, tail
 from deploy.hosts import HostError
@@ -107,6 +107,11 @@ def _status(context: Context) -> int:
     return 0
 
 
+def _why(context: Context) -> int:
+    print(why.ask(context.topology, context.state, context.arguments.pod))
+    return 0
+
+
 def _doctor(context: Context) -> int:
     host = context.topology.by_role("balancer")[0]
     up = Control(host.name, context.state.socket(host.name)).is_up()
@@ -116,7 +121,7 @@ def _doctor(context: Context) -> int:
 
 
 def _install_packages(context: Context) -> int:
-    absent = packages.missing()
+    absent = packages.missing(tests=context.arguments.tests)
     if not absent:
         print("every package is present")
         return 0
@@ -161,9 +166,7 @@ def _smoke(context: Context) -> int:
 def _chaos(context: Context) -> int:
     from deploy.chaos.runner import chaos
 
-    return (
-        0 if chaos(context.state, context.topology, context.state.root / "pki" / "admin.kubeconfig") else 1
-    )
+    return 0 if chaos(context.state, context.topology, context.state.root / "pki" / "admin.kubeconfig") else 1
 
 
 def _enter(context: Context, command: Sequence[str]) -> int:
@@ -301,10 +304,12 @@ def parser() -> argparse.ArgumentParser:
             ("clean", "end the cluster and remove its state", _clean),
             ("status", "members, apiservers, nodes, pods, units", _status),
             ("doctor", "what this machine lacks, and what helps", _doctor),
-            ("install-packages", "install the system packages that are absent", _install_packages),
             ("kubeconfig", "print the path of the administrator's kubeconfig", _kubeconfig),
         ),
     )
+    install = commands.add_parser("install-packages", help="install the system packages that are absent")
+    install.add_argument("--tests", action="store_true", help="also those that only the tests need")
+    install.set_defaults(run=_install_packages)
     smoke = commands.add_parser("smoke", help="the classic checklist, from outside, on the running cluster")
     smoke.add_argument(
         "--client", choices=("kubectl", "curl"), default="", help="default: kubectl if installed"
@@ -320,6 +325,11 @@ def parser() -> argparse.ArgumentParser:
             ("generate", "make or renew", _pki_generate),
         ),
     )
+    explain = commands.add_parser("why", help="how the scheduler judged each node for a pod: why [ns/]pod")
+    explain.add_argument("pod")
+    explain.set_defaults(run=_why)
+    tools = etcdtools.add_commands(commands)
+    tools.set_defaults(run=lambda context: etcdtools.run(context.arguments))
     _host_commands(commands)
     return main_parser
 

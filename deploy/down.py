@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import time
 from dataclasses import dataclass
 
 from deploy import cgroups, hosts, network
+from deploy.control import Control, HostDown, Refused
 from deploy.state import State
 from deploy.topology import Topology
+
+ELECTED = ("controllers", "scheduler")
+RELEASE_TIMEOUT = 3.0
 
 
 @dataclass(frozen=True)
@@ -27,12 +33,39 @@ def known_hosts(state: State, topology: Topology) -> list[str]:
     return names
 
 
+def release_leases(state: State, topology: Topology) -> None:
+    """Stop the elected daemons while there is still an apiserver to hand their leases back to.
+
+    Otherwise the next `up` would wait for the leases to expire. A host that is down or does not answer is no
+    obstacle: its daemons end with it.
+    """
+    waiting: list[tuple[Control, str]] = []
+    for host in topology.by_role("controller"):
+        control = Control(host.name, state.socket(host.name))
+        for unit in ELECTED:
+            with contextlib.suppress(HostDown, Refused):
+                control.call("stop", unit=unit)
+                waiting.append((control, unit))
+    deadline = time.monotonic() + RELEASE_TIMEOUT
+    while waiting and time.monotonic() < deadline:
+        time.sleep(0.05)
+        waiting = [(control, unit) for control, unit in waiting if _still_runs(control, unit)]
+
+
+def _still_runs(control: Control, unit: str) -> bool:
+    try:
+        return bool(control.call("status")["units"][unit]["state"] != "stopped")
+    except (HostDown, Refused):
+        return False
+
+
 def end(state: State, topology: Topology) -> Ended:
     """Processes first, by killing each host's pid 1; then the outer namespace, the cgroups, the sockets.
 
     The cgroups are also a second look: whatever process is still in them belonged to the cluster and is
     killed.
     """
+    release_leases(state, topology)
     ended = hosts.end_hosts(state, known_hosts(state, topology))
     groups = cgroups.find()
     cgroups.kill(groups, state.cgroup)

@@ -35,12 +35,20 @@ PACKAGES = (
     Package("conntrack", "conntrack", "forgets connections to Services that moved"),
     Package("haproxy", "haproxy", "balances the apiservers"),
     Package("busybox-static", "/bin/busybox", "is the content of the example images"),
+    Package("etcd-client", "etcdctl", "asks the store's members (status, smoke test)"),
+    Package("curl", "curl", "is a client of the smoke test"),
+)
+
+FOR_TESTS = (
+    Package("etcd-server", "etcd", "is the real store beside ours in tests and benchmarks"),
+    Package("kubernetes-client", "kubectl", "drives the end-to-end tests where no newer kubectl is installed"),
 )
 
 
-def missing() -> list[Package]:
-    """Which packages are absent."""
-    return [package for package in PACKAGES if not package.present()]
+def missing(*, tests: bool = False) -> list[Package]:
+    """Which packages are absent; with `tests`, those that only the tests need as well."""
+    wanted = PACKAGES + FOR_TESTS if tests else PACKAGES
+    return [package for package in wanted if not package.present()]
 
 
 def install_command(packages: Sequence[Package]) -> list[str]:

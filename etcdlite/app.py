@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +14,7 @@ from etcdlite.consensus.config import ConsensusConfig
 from etcdlite.consensus.errors import ConfigurationError
 from etcdlite.consensus.node import Consensus
 from etcdlite.mvcc.errors import DatabaseDamaged
+from etcdlite.server import autocompact
 from etcdlite.server.context import CLUSTER_VERSION, SERVER_VERSION, Settings
 from etcdlite.server.grpcserver import ServerTLS
 from etcdlite.server.serving import EtcdServer, Listen
@@ -40,6 +41,9 @@ def _declare() -> flags.Flags:
     known.string("initial-cluster", "", "name=peerURL,... of the first members.")
     known.string("initial-cluster-token", "etcd-cluster", "Keeps clusters apart.")
     known.string("initial-cluster-state", "new", "Whether the cluster exists.", choices=["new", "existing"])
+    known.boolean("force-new-cluster", False, "Make a cluster of this member alone, from its data.")
+    known.boolean("strict-reconfig-check", True, "Refuse membership changes that would cost the majority.")
+    known.integer("max-learners", 1, "Most learners in the cluster.")
     known.string("cert-file", "", "Certificate of the client port.")
     known.string("key-file", "", "Key of the client port.")
     known.string("trusted-ca-file", "", "CA that signs clients' certificates.")
@@ -57,6 +61,10 @@ def _declare_limits(known: flags.Flags) -> None:
     known.integer("election-timeout", 1000, "Milliseconds without a leader before an election.")
     known.integer("snapshot-count", 10_000, "Applied entries between two compactions of the log.")
     known.integer("quota-backend-bytes", 0, "Size of the database that raises NOSPACE (0: 2 GiB).")
+    known.string(
+        "auto-compaction-mode", "periodic", "What retention means.", choices=["periodic", "revision"]
+    )
+    known.string("auto-compaction-retention", "0", "How much history to keep: hours, duration or revisions.")
     known.integer("max-request-bytes", 1_572_864, "Largest request accepted.")
     known.integer("max-txn-ops", 128, "Most operations in a transaction.")
     known.boolean("pre-vote", True, "Ask before an election whether it can be won.")
@@ -138,18 +146,17 @@ def _progress_interval(given: flags.Values) -> float:
     return float(getattr(given, chosen.replace("-", "_")))
 
 
-def build(given: flags.Values) -> EtcdServer:
-    """The member that the flags describe. Raises ConfigurationError, DatabaseDamaged, OSError."""
-    cluster = _initial_cluster(given)
-    _check(given, cluster)
-    data_dir = Path(given.data_dir or f"{given.name}.etcd")
+def _consensus_config(
+    given: flags.Values, cluster: Mapping[str, Sequence[str]], data_dir: Path
+) -> ConsensusConfig:
     peer_server_tls, peer_client_tls = _peer_tls(given)
-    config = ConsensusConfig(
+    return ConsensusConfig(
         name=given.name,
         data_dir=data_dir,
         initial_cluster=cluster,
         initial_cluster_token=given.initial_cluster_token,
         initial_cluster_state=given.initial_cluster_state,
+        force_new_cluster=given.force_new_cluster,
         listen_peer_urls=given.listen_peer_urls,
         advertise_client_urls=given.advertise_client_urls,
         peer_server_tls=peer_server_tls,
@@ -160,15 +167,28 @@ def build(given: flags.Values) -> EtcdServer:
         max_request_bytes=given.max_request_bytes,
         pre_vote=given.pre_vote,
     )
-    settings = Settings(
+
+
+def _settings(given: flags.Values) -> Settings:
+    return Settings(
         max_request_bytes=given.max_request_bytes,
         max_txn_ops=given.max_txn_ops,
         request_timeout=5.0 + 2 * given.election_timeout / 1000,
         election_timeout=given.election_timeout / 1000,
         progress_notify_interval=_progress_interval(given),
         quota_backend_bytes=given.quota_backend_bytes or _QUOTA_BYTES,
+        strict_reconfig_check=given.strict_reconfig_check,
+        max_learners=given.max_learners,
         cluster_token=given.initial_cluster_token,
     )
+
+
+def build(given: flags.Values) -> EtcdServer:
+    """The member that the flags describe. Raises ConfigurationError, DatabaseDamaged, OSError."""
+    cluster = _initial_cluster(given)
+    _check(given, cluster)
+    data_dir = Path(given.data_dir or f"{given.name}.etcd")
+    config = _consensus_config(given, cluster, data_dir)
     tls = _client_tls(given)
     if tls is not None:
         tls.credentials()  # a file that cannot be read is better known now than after the election
@@ -178,7 +198,10 @@ def build(given: flags.Values) -> EtcdServer:
         tls=tls,
         metrics_tls=_metrics_tls(tls, given.listen_metrics_urls),
     )
-    return EtcdServer(data_dir, settings, listen, lambda machine: Consensus(config, machine))
+    compaction = autocompact.parse(given.auto_compaction_mode, given.auto_compaction_retention)
+    return EtcdServer(
+        data_dir, _settings(given), listen, lambda machine: Consensus(config, machine), compaction=compaction
+    )
 
 
 def _metrics_tls(tls: ServerTLS | None, urls: Sequence[str]) -> ssl.SSLContext | None:
@@ -187,6 +210,14 @@ def _metrics_tls(tls: ServerTLS | None, urls: Sequence[str]) -> ssl.SSLContext |
     if tls is None:
         raise ConfigurationError("--listen-metrics-urls: https needs --cert-file and --key-file")
     return tlsutil.server_context(tls.cert, tls.key, tls.ca, tls.require_client)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for each in group.exceptions:
+        if isinstance(each, BaseExceptionGroup):
+            yield from _leaves(each)
+        else:
+            yield each
 
 
 def main(argv: Sequence[str]) -> int:
@@ -204,7 +235,15 @@ def main(argv: Sequence[str]) -> int:
             print(f"etcdlite: {error}", file=sys.stderr)
             refused = True
             return
-        await server.run()
+        try:
+            await server.run()
+        except ExceptionGroup as failures:
+            refusals, others = failures.split(ConfigurationError)
+            if refusals is None or others is not None:
+                raise
+            for reason in _leaves(refusals):
+                print(f"etcdlite: {reason}", file=sys.stderr)
+            refused = True
 
     status = tasks.run(serve)
     return 1 if refused else status

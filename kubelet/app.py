@@ -7,18 +7,20 @@ import logging
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from componentbase import log as logs
-from componentbase.clock import RealClock
+from componentbase.clock import Clock, RealClock
 from componentbase.flags import Flags
 from componentbase.tasks import Background, run
 from kubeclient.rest import RestClient
 from kubelet.agent import Kubelet, Settings
+from kubelet.certificates import CertificateStore, obtain, renew, write_kubeconfig
 from kubelet.config import ConfigurationError, KubeletConfig, load
 from kubelet.cri.client import CriRuntime
+from kubelet.hollow import Herd, run_herd
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +30,19 @@ def flags() -> Flags:
     made = Flags("kubelet", "The node agent: runs the pods that are bound to its node.")
     made.string("config", "", "file with a KubeletConfiguration")
     made.string("kubeconfig", "", "how to reach the apiserver")
+    made.string(
+        "bootstrap-kubeconfig", "", "how to reach the apiserver to ask for a first client certificate"
+    )
+    made.string("cert-dir", "/var/lib/kubelet/pki", "where certificates that were asked for are kept")
     made.string("hostname-override", "", "the node's name, instead of the host name")
     made.string("node-ip", "", "the node's addresses, comma separated; by default found out")
     made.string("container-runtime-endpoint", "", "CRI endpoint, unix:///path")
     made.string("cgroup-root", "", "cgroup below which pods live")
     made.string("root-dir", "/var/lib/kubelet", "where pods keep their volumes")
     made.string("pod-log-dir", "/var/log/pods", "where containers log")
+    made.boolean("hollow", False, "simulate the runtime: pods run in memory only, for tests of scale")
+    made.integer("hollow-nodes", 1, "with --hollow: how many nodes this process is")
+    made.string("hollow-prefix", "hollow-", "with --hollow: what the nodes are called, before their number")
     made.integer("v", 0, "log verbosity")
     return made
 
@@ -47,6 +56,8 @@ def settings_from(values: Any) -> Settings:
         config = replace(config, cgroup_root=values.cgroup_root)
     if not values.kubeconfig:
         raise ConfigurationError("--kubeconfig is required: standalone mode is not supported")
+    if config.rotate_certificates and not values.bootstrap_kubeconfig:
+        raise ConfigurationError("rotateCertificates is supported only with --bootstrap-kubeconfig")
     name = values.hostname_override or socket.gethostname().lower()
     ips = tuple(ip for ip in values.node_ip.split(",") if ip) or (_own_address(),)
     return Settings(config, name, ips, Path(values.root_dir), values.pod_log_dir)
@@ -60,6 +71,62 @@ def _own_address() -> str:
         except OSError as error:
             raise ConfigurationError("no default route: give --node-ip") from error
         return str(probe.getsockname()[0])
+
+
+def herd_from(values: Any) -> Herd:
+    """The hollow nodes that the flags ask for. Raises `ConfigurationError`."""
+    config = load(Path(values.config)) if values.config else KubeletConfig()
+    if not values.kubeconfig:
+        raise ConfigurationError("--kubeconfig is required")
+    if values.hollow_nodes < 1:
+        raise ConfigurationError("--hollow-nodes must be at least 1")
+    return Herd(values.hollow_nodes, values.hollow_prefix, config)
+
+
+async def serve_hollow(herd: Herd, kubeconfig: str) -> None:
+    """Run hollow nodes until cancelled; they have no servers, so logs and exec are not to be had."""
+    async with RestClient.from_kubeconfig(kubeconfig, user_agent="hollow-kubelet") as client:
+        await run_herd(herd, client, RealClock())
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """How the kubelet shows who it is: `bootstrap` is empty when the kubeconfig is given ready made."""
+
+    kubeconfig: str
+    bootstrap: str
+    store: CertificateStore
+
+
+async def bootstrap(credentials: Credentials, node: str, clock: Clock) -> None:
+    """Have a valid client certificate and a kubeconfig that refers to it. Raises `CertificateRefused`."""
+    store, kubeconfig = credentials.store, Path(credentials.kubeconfig)
+    if store.certificate(clock.now()) is None:
+        async with RestClient.from_kubeconfig(
+            credentials.bootstrap, user_agent="kubelet-bootstrap"
+        ) as client:
+            await obtain(client, store, node, clock)
+    await asyncio.to_thread(write_kubeconfig, Path(credentials.bootstrap), kubeconfig, store)
+
+
+async def serve_for_ever(settings: Settings, credentials: Credentials) -> None:
+    """Serve, and after each renewal of the certificate serve anew with it: pods run on meanwhile, as they do
+    whenever a kubelet restarts.
+    """
+    clock = RealClock()
+    while True:
+        if credentials.bootstrap:
+            await bootstrap(credentials, settings.node_name, clock)
+        if not (settings.config.rotate_certificates and credentials.bootstrap):
+            await serve(settings, credentials.kubeconfig)
+            return
+        async with (
+            RestClient.from_kubeconfig(credentials.kubeconfig, user_agent="kubelet") as client,
+            asyncio.TaskGroup() as group,
+        ):
+            serving = group.create_task(serve(settings, credentials.kubeconfig), name="serve")
+            await renew(client, credentials.store, settings.node_name, clock)
+            serving.cancel()
 
 
 async def serve(settings: Settings, kubeconfig: str) -> None:
@@ -86,8 +153,13 @@ def main(argv: Sequence[str]) -> int:
     values = flags().parse(argv)
     logs.setup("kubelet", values.v)
     try:
+        if values.hollow:
+            herd = herd_from(values)
+            return run(lambda: serve_hollow(herd, values.kubeconfig))
         settings = settings_from(values)
     except ConfigurationError as error:
         print(f"kubelet: {error}", file=sys.stderr)
         return 2
-    return run(lambda: serve(settings, values.kubeconfig))
+    store = CertificateStore(Path(values.cert_dir))
+    credentials = Credentials(values.kubeconfig, values.bootstrap_kubeconfig, store)
+    return run(lambda: serve_for_ever(settings, credentials))

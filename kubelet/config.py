@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from componentbase.flags import parse_duration
+from kubelet.node.eviction import DEFAULT_HARD, SIGNALS, amount
 
 GROUP_VERSION = "kubelet.config.k8s.io/v1beta1"
 
@@ -50,6 +51,15 @@ class KubeletConfig:
     taints: tuple[Mapping[str, Any], ...] = ()
     system_reserved: Mapping[str, str] = field(default_factory=dict)
     kube_reserved: Mapping[str, str] = field(default_factory=dict)
+    change_detection: str = "Watch"
+    static_pod_path: str = ""
+    rotate_certificates: bool = False
+    eviction_hard: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_HARD))
+    eviction_hold: float = 300.0
+    image_gc_high: int = 85
+    image_gc_low: int = 80
+    image_minimum_age: float = 120.0
+    allowed_sysctls: tuple[str, ...] = ()
     log_max_size: str = "10Mi"
     log_max_files: int = 5
 
@@ -81,10 +91,17 @@ _PLAIN = {
     "registerNode": "register_node",
     "systemReserved": "system_reserved",
     "kubeReserved": "kube_reserved",
+    "configMapAndSecretChangeDetectionStrategy": "change_detection",
+    "imageGCHighThresholdPercent": "image_gc_high",
+    "imageGCLowThresholdPercent": "image_gc_low",
+    "staticPodPath": "static_pod_path",
+    "rotateCertificates": "rotate_certificates",
     "containerLogMaxSize": "log_max_size",
     "containerLogMaxFiles": "log_max_files",
 }
 _DURATIONS = {
+    "evictionPressureTransitionPeriod": "eviction_hold",
+    "imageMinimumGCAge": "image_minimum_age",
     "nodeStatusUpdateFrequency": "node_status_update",
     "nodeStatusReportFrequency": "node_status_report",
 }
@@ -93,9 +110,7 @@ _FIXED: dict[str, tuple[object, ...]] = {
     "enableServer": (True,),
     "failSwapOn": (True, False),
     "readOnlyPort": (0,),
-    "rotateCertificates": (False,),
     "serverTLSBootstrap": (False,),
-    "staticPodPath": ("",),
     "runtimeRequestTimeout": ("2m", "2m0s"),
     "syncFrequency": ("1m", "1m0s"),
 }
@@ -119,6 +134,10 @@ def parse(document: Mapping[str, Any]) -> KubeletConfig:
                 raise ConfigurationError(f"{name}: {value!r} is not supported, only {_FIXED[name]}")
         elif name == "clusterDNS":
             values["cluster_dns"] = tuple(value)
+        elif name == "allowedUnsafeSysctls":
+            values["allowed_sysctls"] = tuple(value)
+        elif name == "evictionHard":
+            values["eviction_hard"] = _thresholds(value)
         elif name == "registerWithTaints":
             values["taints"] = tuple(value)
         elif name == "authentication":
@@ -127,7 +146,23 @@ def parse(document: Mapping[str, Any]) -> KubeletConfig:
             _authorization(value, values)
         else:
             raise ConfigurationError(f'unknown field "{name}"')
+    if values.get("change_detection", "Watch") not in ("Watch", "Cache"):
+        raise ConfigurationError(
+            f"configMapAndSecretChangeDetectionStrategy: {values['change_detection']!r} is not supported"
+        )
     return KubeletConfig(**values)
+
+
+def _thresholds(value: Mapping[str, Any]) -> dict[str, str]:
+    """Hard eviction thresholds by signal, as given: what is not named has none (as in Kubernetes)."""
+    for signal, threshold in value.items():
+        if signal not in SIGNALS:
+            raise ConfigurationError(f"evictionHard: unknown eviction signal {signal}")
+        try:
+            amount(str(threshold), 100)
+        except ValueError as error:
+            raise ConfigurationError(f"evictionHard: {signal}: {error}") from error
+    return {signal: str(threshold) for signal, threshold in value.items()}
 
 
 def _typed(name: str, attribute: str, value: object) -> object:

@@ -20,12 +20,15 @@ from kubelet.cri.port import Runtime, RuntimeFailure
 from kubelet.hooks import act
 from kubelet.images import ImageError, ImagePuller, auth_for
 from kubelet.objects import Objects
-from kubelet.pods import observed
+from kubelet.pods import observed, resources
 from kubelet.pods.config import MESSAGE_PATH, NodeFacts, container_config, hosts_file, sandbox_config
 from kubelet.pods.environment import ConfigError, Sources, environment, references
 from kubelet.pods.observed import ContainerView, PodView
 from kubelet.pods.plan import restartable
+from kubelet.pods.resize import Resize
+from kubelet.pods.spec import about_container, find_container, known_containers
 from kubelet.pods.status import Waiting, pod_ips
+from kubelet.volumes.claims import read_only
 from kubelet.volumes.mounts import mounts
 
 log = logging.getLogger(__name__)
@@ -58,6 +61,9 @@ class Place:
     def message_file(self, container: str, attempt: int) -> Path:
         return self.pod_dir / "containers" / container / str(attempt)
 
+    def resources_file(self, container_id: str) -> Path:
+        return self.pod_dir / "resources" / container_id
+
     @property
     def hosts(self) -> Path:
         return self.pod_dir / "etc-hosts"
@@ -85,6 +91,7 @@ class Executor:
         self._node = node
         self._place = place
         self._sources = sources
+        self._given: dict[str, dict[str, Mapping[str, Any]]] = {}
 
     def place(self, uid: str) -> Place:
         return Place(self._place(uid))
@@ -92,14 +99,14 @@ class Executor:
     async def create_sandbox(self, pod: Pod, attempt: int) -> str:
         """Make the pod's sandbox; raises `RuntimeFailure` after an event that says why."""
         config = sandbox_config(pod, self._node, attempt)
-        handler = _runtime_handler(pod)
         try:
-            await asyncio.to_thread(Path(config.log_directory).mkdir, mode=0o755, parents=True, exist_ok=True)
+            handler = await self._objects.runtime_handler(pod["spec"].get("runtimeClassName") or "")
+            await self._make_log_directory(Path(config.log_directory))
             return await self._runtime.run_sandbox(config, handler)
-        except RuntimeFailure as error:
+        except (RuntimeFailure, ConfigError) as error:
             text = f"Failed to create pod sandbox: {error}"
             self._events.event(pod, "Warning", "FailedCreatePodSandBox", text)
-            raise
+            raise RuntimeFailure(str(error)) from error
 
     async def start_container(
         self, pod: Pod, name: str, attempt: int, view: PodView, volumes: Mapping[str, Path]
@@ -108,21 +115,23 @@ class Executor:
         sandbox = view.sandbox
         if sandbox is None:
             raise StartFailure(Waiting("ContainerCreating"), 0.5)
-        container = _container(pod, name)
+        container = find_container(pod["spec"], name)
+        about = about_container(pod, name)
         config = sandbox_config(pod, self._node, sandbox.attempt)
         image = await self._image(pod, container, config)
         container_id = await self._create(pod, container, attempt, view, volumes, image, config)
         try:
             await self._runtime.start_container(container_id)
         except RuntimeFailure as error:
-            self._events.event(pod, "Warning", "Failed", f"Error: {error}")
+            self._events.event(about, "Warning", "Failed", f"Error: {error}")
             raise StartFailure(Waiting("RunContainerError", str(error)), 1.0) from error
-        self._events.event(pod, "Normal", "Started", f"Started container {name}")
+        self._events.event(about, "Normal", "Started", f"Started container {name}")
         await self._post_start(pod, container, container_id, view)
         return container_id
 
     async def _image(self, pod: Pod, container: Mapping[str, Any], config: pb.PodSandboxConfig) -> pb.Image:
         namespace, secrets = pod["metadata"].get("namespace", "default"), []
+        about = about_container(pod, container["name"])
         try:
             for reference in pod["spec"].get("imagePullSecrets", []):
                 found = await self._objects.secret(namespace, reference["name"])
@@ -134,12 +143,12 @@ class Executor:
         except ImageError as error:
             reason, text = error.event
             kind = "Normal" if reason == "BackOff" else "Warning"
-            self._events.event(pod, kind, reason, text)
-            self._events.event(pod, "Warning", "Failed", f"Error: {error.waiting.reason}")
+            self._events.event(about, kind, reason, text)
+            self._events.event(about, "Warning", "Failed", f"Error: {error.waiting.reason}")
             raise StartFailure(error.waiting, error.retry) from error
         except ConfigError as error:
             raise StartFailure(Waiting("ImagePullBackOff", str(error)), 2.0) from error
-        self._events.event(pod, "Normal", "Pulled", sentence)
+        self._events.event(about, "Normal", "Pulled", sentence)
         return image
 
     async def _create(
@@ -152,25 +161,32 @@ class Executor:
         image: pb.Image,
         config: pb.PodSandboxConfig,
     ) -> str:
-        name = container["name"]
+        about = about_container(pod, container["name"])
         try:
             env = environment(pod, container, await self._env_sources(pod, view))
-            places = mounts(container, volumes, env)
-            places += await asyncio.to_thread(self._own_files, pod, container, attempt, view, places)
+            places = mounts(container, volumes, env, read_only(pod["spec"]))
+            places += await self._managed_files(pod, container, attempt, view, places)
             wanted = container_config(
-                pod, container, attempt=attempt, env=env, mounts=places, image=image, node=self._node
+                pod,
+                container,
+                attempt=attempt,
+                env=env,
+                mounts=places,
+                image=image,
+                node=self._node,
+                target=_target(container, view),
             )
         except (ConfigError, OSError) as error:
-            self._events.event(pod, "Warning", "Failed", f"Error: {error}")
+            self._events.event(about, "Warning", "Failed", f"Error: {error}")
             raise StartFailure(Waiting("CreateContainerConfigError", str(error)), 2.0) from error
         sandbox = view.sandbox
         assert sandbox is not None
         try:
             container_id = await self._runtime.create_container(sandbox.id, wanted, config)
         except RuntimeFailure as error:
-            self._events.event(pod, "Warning", "Failed", f"Error: {error}")
+            self._events.event(about, "Warning", "Failed", f"Error: {error}")
             raise StartFailure(Waiting("CreateContainerError", str(error)), 1.0) from error
-        self._events.event(pod, "Normal", "Created", f"Created container: {name}")
+        self._events.event(about, "Normal", "Created", f"Created container: {container['name']}")
         return container_id
 
     async def _env_sources(self, pod: Pod, view: PodView) -> Sources:
@@ -185,6 +201,14 @@ class Executor:
             host_ips=facts.host_ips,
             allocatable=facts.allocatable,
         )
+
+    async def _make_log_directory(self, place: Path) -> None:
+        await asyncio.to_thread(place.mkdir, mode=0o755, parents=True, exist_ok=True)
+
+    async def _managed_files(
+        self, pod: Pod, container: Mapping[str, Any], attempt: int, view: PodView, taken: Sequence[pb.Mount]
+    ) -> list[pb.Mount]:
+        return await asyncio.to_thread(self._own_files, pod, container, attempt, view, taken)
 
     def _own_files(
         self, pod: Pod, container: Mapping[str, Any], attempt: int, view: PodView, taken: Sequence[pb.Mount]
@@ -218,24 +242,50 @@ class Executor:
         outcome = await act(self._runtime, container, container_id, ips[0] if ips else "", hook, 120.0)
         if not outcome.ok:
             text = f"PostStartHook failed: {outcome.detail}"
-            self._events.event(pod, "Warning", "FailedPostStartHook", text)
+            about = about_container(pod, container["name"])
+            self._events.event(about, "Warning", "FailedPostStartHook", text)
             current = ContainerView(container_id, container["name"], "", 0, observed.RUNNING)
             await self.kill_container(pod, current, 30.0, "FailedPostStartHook", ips[0] if ips else "")
             raise StartFailure(Waiting("PostStartHookError", text), 1.0)
+
+    def given(self, uid: str, view: PodView) -> dict[str, Mapping[str, Any]]:
+        """The resources that each running container of the pod holds, by container id."""
+        known, out = self._given.get(uid, {}), {}
+        for container in view.containers:
+            said = container.annotations.get(observed.RESOURCES)
+            if container.state == observed.RUNNING and said is not None:
+                file = self.place(uid).resources_file(container.id)
+                out[container.id] = known.get(container.id) or _read_given(file, said)
+        self._given[uid] = out
+        return out
+
+    def forget_pod(self, uid: str) -> None:
+        self._given.pop(uid, None)
+
+    async def resize_container(self, pod: Pod, resize: Resize) -> None:
+        """Change the cgroup of a running container, then remember it. Raises `RuntimeFailure`, OSError."""
+        container = find_container(pod["spec"], resize.name)
+        figures = resources.linux_resources(pod["spec"], container, self._node.memory_capacity)
+        await self._runtime.update_container(resize.id, figures)
+        file = self.place(pod["metadata"]["uid"]).resources_file(resize.id)
+        await asyncio.to_thread(_write_whole, file, orjson.dumps(resize.resources))
+        self._given.setdefault(pod["metadata"]["uid"], {})[resize.id] = resize.resources
 
     async def kill_container(
         self, pod: Pod, container: ContainerView, grace: float, message: str, pod_ip: str = ""
     ) -> None:
         """Run the preStop hook, then stop; both within `grace` seconds. Raises `RuntimeFailure`."""
-        self._events.event(pod, "Normal", "Killing", message)
+        about = about_container(pod, container.name)
+        self._events.event(about, "Normal", "Killing", message)
         began = self._clock.monotonic()
         hook = container.annotations.get(observed.PRE_STOP)
         if hook and grace > 0:
-            spec = next((c for c in _all(pod) if c["name"] == container.name), {"name": container.name})
+            declared = known_containers(pod["spec"])
+            spec = next((c for c in declared if c["name"] == container.name), {"name": container.name})
             outcome = await act(self._runtime, spec, container.id, pod_ip, orjson.loads(hook), grace)
             if not outcome.ok:
                 text = f"PreStopHook failed: {outcome.detail}"
-                self._events.event(pod, "Warning", "FailedPreStopHook", text)
+                self._events.event(about, "Warning", "FailedPreStopHook", text)
             grace = max(MINIMUM_GRACE, grace - (self._clock.monotonic() - began))
         await self._runtime.stop_container(container.id, grace)
 
@@ -284,22 +334,35 @@ class Executor:
                 await self._runtime.remove_sandbox(sandbox.id)
 
 
+def _target(container: Mapping[str, Any], view: PodView) -> str:
+    """The id of the running container whose processes an ephemeral one asks to see. Raises `ConfigError`."""
+    name = container.get("targetContainerName")
+    if not name:
+        return ""
+    found = view.latest(name)
+    if found is None or found.state != observed.RUNNING:
+        raise ConfigError(f'unable to find target container "{name}"')
+    return found.id
+
+
+def _read_given(file: Path, said: str) -> Mapping[str, Any]:
+    """What a container holds: as last updated, or as it was created."""
+    content = file.read_bytes() if file.exists() else said.encode()
+    held: Mapping[str, Any] = orjson.loads(content)
+    return held
+
+
+def _write_whole(file: Path, content: bytes) -> None:
+    """The old content or the new, whatever happens meanwhile."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_name(f".{file.name}")
+    fresh.write_bytes(content)
+    fresh.replace(file)
+
+
 async def _all_of(work: Any) -> None:
     """Do all, then fail with the first failure: one stuck container must not keep the others alive."""
     results = await asyncio.gather(*work, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result
-
-
-def _all(pod: Pod) -> list[Mapping[str, Any]]:
-    return [*pod["spec"].get("initContainers", []), *pod["spec"].get("containers", [])]
-
-
-def _container(pod: Pod, name: str) -> Mapping[str, Any]:
-    return next(container for container in _all(pod) if container["name"] == name)
-
-
-def _runtime_handler(pod: Pod) -> str:
-    """The handler by RuntimeClass name; classes are named after their handler here."""
-    return str(pod["spec"].get("runtimeClassName") or "")

@@ -19,6 +19,8 @@ from kubelet.pods.status import Waiting
 INITIAL_BACKOFF = 10.0
 MAX_BACKOFF = 300.0
 PARALLEL_PULLS = 5
+SHOWN = 2.0  # seconds for which a failed pull is said to have failed, before it is said to be backing off
+LOOK_AGAIN = 10.0  # seconds between looks for an image that may come by another way than our pull
 
 
 class ImageError(Exception):
@@ -105,7 +107,7 @@ class ImagePuller:
         if failure is not None and now < failure.until:
             text = f'Back-off pulling image "{reference}"'
             waiting = Waiting("ImagePullBackOff", f"{text}: ErrImagePull: {failure.message}")
-            raise ImageError(waiting, ("BackOff", text), failure.until - now)
+            raise ImageError(waiting, ("BackOff", text), min(LOOK_AGAIN, failure.until - now))
         self._slots = self._slots or asyncio.Semaphore(PARALLEL_PULLS)
         try:
             async with self._slots:
@@ -117,7 +119,7 @@ class ImagePuller:
             delay = min(MAX_BACKOFF, failure.delay * 2 if failure else INITIAL_BACKOFF)
             self._failures[key] = _Failure(delay, self._clock.monotonic() + delay, str(error))
             text = f'Failed to pull image "{reference}": {error}'
-            raise ImageError(Waiting("ErrImagePull", str(error)), ("Failed", text), 2.0) from error
+            raise ImageError(Waiting("ErrImagePull", str(error)), ("Failed", text), SHOWN) from error
         self._failures.pop(key, None)
         took = self._clock.monotonic() - now
         size = f"Image size: {image.size} bytes."

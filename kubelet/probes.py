@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,7 @@ def tally_for(probe: Mapping[str, Any]) -> Tally:
 
 
 Unhealthy = Callable[[Mapping[str, Any], str, str], None]
+Ask = Callable[[Runtime, Mapping[str, Any], str, str, Mapping[str, Any], float], Awaitable[Outcome]]
 
 
 class Probes:
@@ -64,7 +65,9 @@ class Probes:
         tasks: Background,
         on_change: Callable[[str], None],
         on_unhealthy: Unhealthy,
+        ask: Ask = act,
     ) -> None:
+        self._ask = ask
         self._runtime = runtime
         self._clock = clock
         self._background = tasks
@@ -136,7 +139,7 @@ class Probes:
         await self._clock.sleep(max(0.0, current.started_at + delay - self._clock.now()))
         while True:
             if kind == STARTUP or STARTUP not in container or self._verdict(container_id, STARTUP):
-                outcome = await act(self._runtime, container, container_id, ip, probe, timeout)
+                outcome = await self._ask(self._runtime, container, container_id, ip, probe, timeout)
                 self._count(tally, outcome, pod, container, kind)
                 if kind == STARTUP and tally.verdict:
                     return

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from apimachinery.errors import StatusError
@@ -17,7 +17,7 @@ from componentbase.backoff import Backoff
 from componentbase.clock import Clock
 from kubeclient.resources import PODS
 from kubeclient.rest import ConnectionFailed, RestClient
-from kubelet.pods.status import OWN_CONDITIONS
+from kubelet.pods.status import OWN_CONDITIONS, RESIZE_CONDITIONS
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +44,8 @@ def differs(old: Mapping[str, Any], new: Status) -> bool:
         if name == "conditions":
             held = {c["type"]: c for c in old.get("conditions") or []}
             mine = [c for c in value if c["type"] in OWN_CONDITIONS]
+            if any(kind in held and not any(c["type"] == kind for c in mine) for kind in RESIZE_CONDITIONS):
+                return True
             if any(_essence(held.get(c["type"])) != _essence(c) for c in mine):
                 return True
         elif _clean(old.get(name)) != _clean(value):
@@ -67,8 +69,14 @@ def _clean(value: object) -> object:
 class StatusManager:
     """A latest-wins queue in front of `PATCH pods/status`."""
 
-    def __init__(self, client: RestClient, clock: Clock) -> None:
+    def __init__(
+        self,
+        client: RestClient,
+        clock: Clock,
+        address: Callable[[Mapping[str, Any]], Mapping[str, Any] | None] = lambda pod: pod,
+    ) -> None:
         self._client = client
+        self._address = address
         self._clock = clock
         self._wanted: dict[str, tuple[Mapping[str, Any], Status]] = {}
         self._written: dict[str, tuple[Status, int]] = {}
@@ -102,6 +110,12 @@ class StatusManager:
         """The status as we last decided it, which may be newer than the object's."""
         return self._baseline(pod)
 
+    def resume(self, uid: str) -> None:
+        """The API object of this pod is there, or there anew: it is to be written in full."""
+        self._written.pop(uid, None)
+        if uid in self._wanted:
+            self._enqueue(uid)
+
     def forget(self, uid: str) -> None:
         for table in (self._wanted, self._written, self._idle):
             table.pop(uid, None)
@@ -121,6 +135,8 @@ class StatusManager:
             uid = await self._ready.get()
             backoff = Backoff(0.2, 10.0)
             while (wanted := self._wanted.get(uid)) is not None:
+                if self._address(wanted[0]) is None:
+                    break  # a static pod without its mirror: `resume` goes on
                 if not await self._write(uid, *wanted):
                     await self._clock.sleep(backoff.next())
             self._queued.discard(uid)
@@ -129,6 +145,7 @@ class StatusManager:
 
     async def _write(self, uid: str, pod: Mapping[str, Any], status: Status) -> bool:
         """Try once; whether the matter is settled for this status."""
+        pod = self._address(pod) or pod
         metadata = pod["metadata"]
         revision = -1
         try:

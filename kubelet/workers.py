@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,8 +22,10 @@ from kubelet.cache import RuntimeCache
 from kubelet.cri.port import RuntimeFailure
 from kubelet.executor import Executor, Recorder, StartFailure
 from kubelet.pods.config import grace_period
-from kubelet.pods.observed import EXITED, PodView
+from kubelet.pods.observed import EXITED, PodView, fingerprint
 from kubelet.pods.plan import Backoff, KillContainer, PodActions, StartContainer, compute_pod_actions
+from kubelet.pods.resize import IN_PROGRESS, PENDING, Resize, compute_resizes, given_pod
+from kubelet.pods.spec import about_container, find_container, known_containers
 from kubelet.pods.status import OVER, Facts, Status, Waiting, pod_ips, pod_status
 from kubelet.probes import Probes
 from kubelet.statuses import StatusManager
@@ -39,6 +41,16 @@ CRASH_INITIAL, CRASH_MAX = 10.0, 300.0
 FORGIVEN_AFTER = 600.0  # seconds a container must run for its crashes to be forgotten (twice the maximum)
 
 
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A start that failed is not tried again before `until` (epoch seconds), unless its container is made
+    from something else by then. What wakes the worker meanwhile must neither hide the reason nor hammer.
+    """
+
+    made_from: str
+    until: float
+
+
 class Lifecycle(Protocol):
     """What happens around a pod outside the runtime."""
 
@@ -51,6 +63,12 @@ class Lifecycle(Protocol):
     def refusal(self, pod: Pod) -> tuple[str, str] | None:
         """Reason and message when the node cannot take the pod."""
 
+    def resize_refusal(self, pod: Pod) -> tuple[str, str] | None:
+        """Reason (Infeasible, Deferred) and message when the pod asks for what the node cannot give."""
+
+    async def prepare(self, pod: Pod, before: Pod | None = None) -> None:
+        """Give the pod's cgroup its figures; with `before`, enough for both. Raises OSError."""
+
 
 @dataclass
 class Work:
@@ -61,11 +79,14 @@ class Work:
     gone: bool = False
     admitted: bool = False
     failed: tuple[str, str] | None = None
+    kill_grace: float | None = None
     waiting: dict[str, Waiting] = field(default_factory=dict)
+    held: dict[str, Hold] = field(default_factory=dict)
     backoffs: dict[str, Backoff] = field(default_factory=dict)
     retry: Delay = field(default_factory=lambda: Delay(1.0, 20.0))
     step: asyncio.Task[float | None] | None = None
     finished: bool = False
+    resize: tuple[str, str, str] | None = None
     volumes_said: str = ""
 
     @property
@@ -74,7 +95,8 @@ class Work:
 
     @property
     def grace(self) -> float:
-        return float(grace_period(self.pod))
+        asked = float(grace_period(self.pod))
+        return asked if self.kill_grace is None else min(asked, self.kill_grace)
 
 
 class PodWorkers:
@@ -149,6 +171,23 @@ class PodWorkers:
         if uid in self._work:
             self._work[uid].wake.set()
 
+    def evict(self, pod: Pod, message: str, grace: float) -> None:
+        """The node cannot keep this pod: it fails for good and has `grace` seconds to end."""
+        work = self._work.get(pod["metadata"]["uid"])
+        if work is None or work.failed or work.terminating:
+            return
+        self._events.event(work.pod, "Warning", "Evicted", message)
+        work.failed, work.kill_grace = ("Evicted", message), grace
+        if work.step is not None:
+            work.step.cancel()
+        work.wake.set()
+
+    def retry(self, uid: str) -> None:
+        """What the pod refers to has changed: what could not start for want of it is tried at once."""
+        if uid in self._work:
+            self._work[uid].held.clear()
+            self._work[uid].wake.set()
+
     async def _run(self, uid: str, work: Work) -> None:
         """Step until the pod has left; a step that is interrupted is simply followed by the next."""
         async with asyncio.TaskGroup() as group:
@@ -188,7 +227,7 @@ class PodWorkers:
         status = self._publish(work, view)
         if status["phase"] in OVER:
             return await self._conclude(uid, work, view)
-        work.failed = _deadline(work.pod, status, self._clock.now())
+        work.failed = work.failed or _deadline(work.pod, status, self._clock.now())
         if work.failed:
             self._events.event(work.pod, "Normal", work.failed[0], work.failed[1])
             return await self._conclude(uid, work, view)
@@ -196,7 +235,11 @@ class PodWorkers:
 
     def _admit(self, uid: str, work: Work) -> float | None:
         """Take the pod in, or refuse it for good; one that already ran here is not asked again."""
-        phase = (work.pod.get("status") or {}).get("phase", "Pending")
+        status = work.pod.get("status") or {}
+        phase = status.get("phase", "Pending")
+        if phase == "Failed" and status.get("reason"):
+            # The verdict of an earlier life of this kubelet: it stands, whatever still runs.
+            work.failed = status["reason"], status.get("message", "")
         fresh = self._cache.view(uid).empty and phase == "Pending"
         refusal = self._lifecycle.refusal(work.pod) if fresh else None
         if refusal is None:
@@ -218,6 +261,8 @@ class PodWorkers:
             failed=work.failed,
             terminating=work.terminating,
             finished=finished,
+            given=self._executor.given(work.pod["metadata"]["uid"], view),
+            resize=work.resize,
         )
         before = current["status"]
         if before.get("phase") in OVER and view.empty:
@@ -236,26 +281,21 @@ class PodWorkers:
                 work.volumes_said = str(error)
             return work.retry.next()
         work.volumes_said = ""
-        retry: float | None = None
         for _ in range(ROUNDS):
             ips = pod_ips(work.pod["spec"], view, self._host_ips)
             self._probes.sync(work.pod, view, ips[0] if ips else "")
-            plan = self._plan(work, view)
+            plan = await self._resize(work, view) or self._plan(work, view)
             if plan.nothing:
                 break
-            retry = await self._execute(work, view, plan, volumes)
+            await self._execute(work, view, plan, volumes)
             view = await self._cache.refresh(uid)
             if self._publish(work, view)["phase"] in OVER:
                 return await self._conclude(uid, work, view)
-            if retry is not None:
-                break
         await self._executor.prune(view)
-        if retry is None:
-            work.retry.reset()
+        work.retry.reset()
         now = self._clock.now()
         timers = [until - now for until in self._plan(work, view).waiting.values()]
-        if retry is not None:
-            timers.append(retry)
+        timers += [hold.until - now for hold in work.held.values()]
         limit = work.pod["spec"].get("activeDeadlineSeconds")
         return max(0.05, min([*timers, RESYNC if limit is None else min(RESYNC, float(limit))]))
 
@@ -271,26 +311,75 @@ class PodWorkers:
             if work.waiting.get(name) != Waiting("CrashLoopBackOff", text):
                 work.waiting[name] = Waiting("CrashLoopBackOff", text)
                 said = f"Back-off restarting failed container {name} in pod {metadata['name']}"
-                self._events.event(
-                    work.pod, "Warning", "BackOff", f"{said}_{metadata['namespace']}({metadata['uid']})"
-                )
+                text = f"{said}_{metadata['namespace']}({metadata['uid']})"
+                self._events.event(about_container(work.pod, name), "Warning", "BackOff", text)
                 self._publish(work, view)
-        return plan
+        return self._due(work, plan)
+
+    def _due(self, work: Work, plan: PodActions) -> PodActions:
+        """The plan without the starts that failed just now."""
+        now = self._clock.now()
+        for start in plan.start:
+            hold = work.held.get(start.name)
+            made_from = fingerprint(find_container(work.pod["spec"], start.name))
+            if hold is not None and (hold.until <= now or hold.made_from != made_from):
+                del work.held[start.name]
+        return replace(plan, start=tuple(start for start in plan.start if start.name not in work.held))
 
     async def _execute(
         self, work: Work, view: PodView, plan: PodActions, volumes: Mapping[str, Path]
-    ) -> float | None:
-        """Carry out a plan; the seconds after which to try again if a container did not start."""
+    ) -> None:
+        """Carry out a plan."""
         pod, uid = work.pod, work.pod["metadata"]["uid"]
         if plan.kill_pod:
             await self._executor.kill_pod(pod, view, work.grace)
         for kill in plan.kill:
             await self._kill(work, view, kill)
         if plan.create_sandbox:
+            await self._lifecycle.prepare(pod)
             await self._executor.create_sandbox(pod, plan.attempt)
             view = await self._cache.refresh(uid)
-        retries = [retry for start in plan.start if (retry := await self._start(work, view, start, volumes))]
-        return min(retries) if retries else None
+        for start in plan.start:
+            await self._start(work, view, start, volumes)
+
+    async def _resize(self, work: Work, view: PodView) -> PodActions | None:
+        """Bring running containers to the resources of the spec; a plan for those that must restart
+        for it.
+        """
+        given = self._executor.given(work.pod["metadata"]["uid"], view)
+        wanted = compute_resizes(work.pod["spec"], view, given)
+        refusal = self._lifecycle.resize_refusal(work.pod) if wanted else None
+        before, work.resize = work.resize, None
+        if refusal is not None:
+            work.resize = (PENDING, *refusal)
+        elif wanted:
+            await self._resize_in_place(
+                work, [resize for resize in wanted if not resize.restart], given, view
+            )
+        if work.resize != before or wanted:
+            self._publish(work, view)
+        restarts = [] if refusal is not None else [resize for resize in wanted if resize.restart]
+        if not restarts:
+            return None
+        text = "Container {} resize requires restart"
+        kill = tuple(KillContainer(resize.id, resize.name, text.format(resize.name)) for resize in restarts)
+        attempts = {c.id: c.attempt for c in view.containers}
+        start = tuple(StartContainer(resize.name, attempts[resize.id] + 1) for resize in restarts)
+        return PodActions(kill=kill, start=start)
+
+    async def _resize_in_place(
+        self, work: Work, wanted: list[Resize], given: Mapping[str, Mapping[str, Any]], view: PodView
+    ) -> None:
+        """The pod's group grows before its containers do, and shrinks after them."""
+        try:
+            await self._lifecycle.prepare(work.pod, given_pod(work.pod, view, given))
+            for resize in wanted:
+                await self._executor.resize_container(work.pod, resize)
+            await self._lifecycle.prepare(work.pod)
+        except (RuntimeFailure, OSError) as error:
+            work.resize = (IN_PROGRESS, "Error", str(error))
+            self._publish(work, view)
+            raise
 
     async def _kill(self, work: Work, view: PodView, kill: KillContainer) -> None:
         target = next((container for container in view.containers if container.id == kill.id), None)
@@ -301,7 +390,7 @@ class PodWorkers:
 
     async def _start(
         self, work: Work, view: PodView, start: StartContainer, volumes: Mapping[str, Path]
-    ) -> float | None:
+    ) -> None:
         last = view.latest(start.name)
         if last is not None and last.state == EXITED:
             ran = last.finished_at - last.started_at if last.started_at else 0.0
@@ -313,9 +402,10 @@ class PodWorkers:
             await self._executor.start_container(work.pod, start.name, start.attempt, view, volumes)
         except StartFailure as failure:
             work.waiting[start.name] = failure.waiting
-            return failure.retry
+            made_from = fingerprint(find_container(work.pod["spec"], start.name))
+            work.held[start.name] = Hold(made_from, self._clock.now() + failure.retry)
+            return
         work.waiting.pop(start.name, None)
-        return None
 
     async def _conclude(self, uid: str, work: Work, view: PodView) -> float:
         """The pod has ended by itself, or was ended: stop what is left, keep what can be read (logs,
@@ -353,6 +443,7 @@ class PodWorkers:
         metadata = work.pod["metadata"]
         await self._executor.remove_logs(metadata.get("namespace", ""), metadata["name"], uid)
         self._statuses.forget(uid)
+        self._executor.forget_pod(uid)
         await self._lifecycle.released(work.pod)
         return None
 
@@ -380,7 +471,7 @@ def _probe_grace(pod: Pod, kill: KillContainer, default: float) -> float:
     """A probe may name a grace period of its own."""
     kind = {"LivenessProbe": "livenessProbe", "StartupProbe": "startupProbe"}.get(kill.reason)
     if kind:
-        for container in [*pod["spec"].get("initContainers", []), *pod["spec"].get("containers", [])]:
+        for container in known_containers(pod["spec"]):
             own = (container.get(kind) or {}).get("terminationGracePeriodSeconds")
             if container["name"] == kill.name and own is not None:
                 return float(own)

@@ -16,21 +16,24 @@ from typing import Any
 import orjson
 
 from componentbase import flags, log, tasks, version
+from componentbase.clock import RealClock
 from componentbase.health import Health, respond
 from componentbase.http import server
 from kubeclient.informer import InformerFactory
 from kubeclient.rest import NotInCluster, RestClient
+from kubeproxy import compiler, iptables_compiler, nftables, policy
 from kubeproxy import config as configuration
-from kubeproxy import nftables
 from kubeproxy.compiler import Settings
 from kubeproxy.config import Config, ConfigError
-from kubeproxy.proxy import Proxy
+from kubeproxy.healthcheck import HealthChecks
+from kubeproxy.iptables import Iptables
+from kubeproxy.policy_agent import PolicyAgent
+from kubeproxy.proxy import UNSYNCED_IS_SICK, Proxy
+from kubeproxy.reload import replaced
 
 logger = logging.getLogger(__name__)
 
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
-_UNSYNCED_IS_SICK = 60.0
-"""Seconds a change may wait for its rules before the proxy calls itself unhealthy (twice the sync period)."""
 
 
 def declare_flags() -> flags.Flags:
@@ -50,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
     values = declare_flags().parse(argv)
     log.setup("kubeproxy", values.v)
     if values.cleanup:
-        return tasks.run(nftables.Nft().remove)
+        return tasks.run(_clean_up)
     try:
         config = configuration.load(values.config) if values.config else Config()
     except (ConfigError, OSError) as error:
@@ -62,8 +65,20 @@ def main(argv: Sequence[str]) -> int:
 
 
 async def run(config: Config, kubeconfig: str, node: str) -> None:
-    """Everything the daemon does, until cancelled."""
+    """Everything the daemon does, until cancelled. When the kubeconfig is replaced, all connections are made
+    anew; rules stay in force meanwhile.
+    """
     _enable_forwarding()
+    while True:
+        async with asyncio.TaskGroup() as group:
+            serving = group.create_task(_serve(config, kubeconfig, node), name="serve")
+            if kubeconfig:
+                await replaced(Path(kubeconfig), RealClock())
+                logger.info("the kubeconfig was replaced, connecting anew")
+                serving.cancel()
+
+
+async def _serve(config: Config, kubeconfig: str, node: str) -> None:
     async with _connect(config, kubeconfig) as client:
         factory = InformerFactory(client)
         settings = Settings(config.cluster_cidrs, config.node_port_addresses, config.masquerade_all)
@@ -71,21 +86,49 @@ async def run(config: Config, kubeconfig: str, node: str) -> None:
             factory,
             node,
             settings,
+            backend=Iptables() if config.mode == "iptables" else nftables.Nft(),
+            rules=iptables_compiler if config.mode == "iptables" else compiler,
             min_sync_period=config.min_sync_period,
             sync_period=config.sync_period,
         )
-        logger.info("starting", extra={"node": node, "mode": "nftables"})
+        checks = HealthChecks(lambda: proxy.healthy)
+        proxy.on_synced.append(checks.update)
+        logger.info("starting", extra={"node": node, "mode": config.mode})
         async with asyncio.TaskGroup() as group:
             group.create_task(factory.run(), name="informers")
             group.create_task(proxy.run(), name="proxy")
+            group.create_task(checks.run(), name="health-checks")
+            group.create_task(PolicyAgent(client, node).run(), name="policies")
+            group.create_task(_retire_other(proxy, config.mode), name="retire-other")
             for address, app in (
                 (config.healthz_bind_address, Healthz(proxy)),
-                (config.metrics_bind_address, Metrics()),
+                (config.metrics_bind_address, Metrics(config.mode, proxy)),
             ):
                 if address:
                     host, _, port = address.rpartition(":")
                     serving = server.serve(app, host=host.strip("[]"), port=int(port))
                     group.create_task(serving, name=f"http/{address}")
+
+
+async def _retire_other(proxy: Proxy, mode: str) -> None:
+    """Once our rules are in force, those of the other back end, programmed in an earlier life, must go."""
+    first = asyncio.Event()
+    proxy.on_synced.append(lambda _: first.set())
+    await first.wait()
+    other = Iptables() if mode == "nftables" else nftables.Nft()
+    try:
+        await other.remove()
+    except (nftables.NftError, OSError, TimeoutError) as error:
+        logger.info("no rules of the other mode removed: %s", error)
+
+
+async def _clean_up() -> None:
+    await nftables.Nft().remove()
+    await nftables.Nft(policy.TABLE).remove()
+    try:
+        await Iptables().remove()
+    except OSError as error:
+        logger.info("iptables: %s", error)
 
 
 def _connect(config: Config, kubeconfig: str) -> RestClient:
@@ -120,22 +163,38 @@ class Healthz:
         if scope["path"] not in ("/healthz", "/livez"):
             await respond(send, 404, b"404 page not found\n")
             return
-        # Before its first sync the proxy is as unhealthy as when it is stuck.
-        healthy = self._proxy.last_synced > 0 and self._proxy.lag < _UNSYNCED_IS_SICK
+        # A node about to go away still serves, but takes no new connections: only /healthz says so.
+        eligible = self._proxy.node_eligible
+        healthy = self._proxy.healthy and (eligible or scope["path"] == "/livez")
         body = {
             "lastUpdated": _stamp(self._proxy.last_synced),
             "currentTime": _stamp(time.time()),
-            "nodeEligible": True,
+            "nodeEligible": eligible,
         }
         await respond(send, 200 if healthy else 503, orjson.dumps(body), "application/json")
 
 
 class Metrics(Health):
-    """`/metrics`, `/healthz` and `/proxyMode`."""
+    """`/metrics`, `/proxyMode`, and `/healthz`, `/livez` and `/readyz` with named checks."""
+
+    def __init__(self, mode: str, proxy: Proxy) -> None:
+        super().__init__()
+        self._mode = mode
+        self._proxy = proxy
+        self.add("rules-programmed", self._programmed, live=False)
+        self.add("rules-fresh", self._fresh)
+
+    def _programmed(self) -> None:
+        if not self._proxy.last_synced:
+            raise RuntimeError("no rules have been programmed yet")
+
+    def _fresh(self) -> None:
+        if self._proxy.lag >= UNSYNCED_IS_SICK:
+            raise RuntimeError(f"a change has been waiting for its rules for {self._proxy.lag:.0f} s")
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["path"] == "/proxyMode":
-            await respond(send, 200, b"nftables")
+            await respond(send, 200, self._mode.encode())
             return
         await super().__call__(scope, receive, send)
 

@@ -1,11 +1,16 @@
 """Service ports to rules. Pure.
 
 A connection to a service is found in one lookup by (address, protocol, port), whatever the number of
-services, and goes through at most four chains:
+services. The common case has no chain of its own, since chains are what the kernel is slow to take in: the
+verdict names one chain per number of endpoints, which looks the endpoint up by (address, protocol, port,
+random number):
 
-    service-ips / service-nodeports  ->  external-X (masquerade, policy)  ->  service-X or local-X
-    (affinity, choice)
-                                     ->  endpoint-Y (hairpin, DNAT)
+    service-ips       ->  pick-tcp-3  ->  slots  ->  DNAT
+    service-ips,
+    service-nodeports ->  external-X (masquerade, policy)  ->  service-X or local-X (choice, DNAT)
+    with affinity     ->  ... service-X or local-X (memory, choice)  ->  endpoint-Y (remember, DNAT)
+
+A connection that comes back to its own sender is masqueraded behind the translation, by one set.
 
 What is in no map and names a service that has no endpoint is refused after routing, so that clients fail at
 once.
@@ -28,8 +33,11 @@ from kubeproxy.rules import (
     DestinationInSet,
     DestinationIsHost,
     Dnat,
+    DnatSlot,
+    DnatSpread,
     Drop,
     Goto,
+    Hairpin,
     Hook,
     Jump,
     Key,
@@ -47,9 +55,11 @@ from kubeproxy.rules import (
     RuleSet,
     ServiceKey,
     SetMark,
+    SlotKey,
     SourceIn,
     SourceInSet,
     SourceIsHost,
+    Target,
     Verdict,
 )
 
@@ -59,6 +69,7 @@ NO_ENDPOINT_IPS = "no-endpoint-services"
 NO_ENDPOINT_PORTS = "no-endpoint-nodeports"
 FIREWALL = "firewall-ips"
 CLUSTER_IPS = "cluster-ips"
+HAIRPIN = "hairpin-connections"
 MARK = "mark-for-masquerade"
 REJECT = "reject-chain"
 LOOPBACK = "127.0.0.0/8"
@@ -85,11 +96,13 @@ class Settings:
 
 @dataclass(slots=True)
 class Fragment:
-    """The rules of one service port."""
+    """The rules of one service port. `rules` are its lines in chains that all services share."""
 
     chains: dict[str, Chain] = field(default_factory=dict)
     maps: dict[str, dict[Key, Verdict]] = field(default_factory=dict)
     sets: dict[str, AddressSet] = field(default_factory=dict)
+    slots: dict[SlotKey, Target] = field(default_factory=dict)
+    rules: dict[str, list[Rule]] = field(default_factory=dict)
 
     def element(self, name: str, key: Key, verdict: Verdict) -> None:
         self.maps.setdefault(name, {})[key] = verdict
@@ -114,26 +127,34 @@ def assemble(fragments: Iterable[Fragment], settings: Settings) -> RuleSet:
         name: {} for name in (SERVICE_IPS, NODE_PORTS, NO_ENDPOINT_IPS, NO_ENDPOINT_PORTS, FIREWALL)
     }
     sets: dict[str, AddressSet] = {}
-    cluster_ips: set[str] = set()
+    slots: dict[SlotKey, Target] = {}
+    shared: dict[str, set[str]] = {CLUSTER_IPS: set(), HAIRPIN: set()}
     for fragment in fragments:
         chains |= fragment.chains
         for name, elements in fragment.maps.items():
+            taken = maps[name]
             for key, verdict in elements.items():
-                maps[name].setdefault(key, verdict)
+                taken.setdefault(key, verdict)
+        for slot, target in fragment.slots.items():
+            # The first claimant of an address may have another number of endpoints: its slots are its own.
+            slots.setdefault(slot, target)
         for name, addresses in fragment.sets.items():
-            if name == CLUSTER_IPS:
-                cluster_ips |= addresses.addresses
+            if name in shared:
+                shared[name] |= addresses.addresses
             else:
                 sets[name] = addresses
-    sets[CLUSTER_IPS] = AddressSet(frozenset(cluster_ips))
-    return RuleSet(chains, maps, sets)
+    sets[CLUSTER_IPS] = AddressSet(frozenset(shared[CLUSTER_IPS]))
+    sets[HAIRPIN] = AddressSet(frozenset(shared[HAIRPIN]), twin=True)
+    return RuleSet(chains, maps, sets, slots)
 
 
 def _fixed_chains(settings: Settings) -> dict[str, Chain]:
     host: tuple[Match, ...] = (DestinationIsHost(), DestinationIn((LOOPBACK,), negate=True))
     if settings.node_port_networks:
         host = (*host, DestinationIn(settings.node_port_networks))
-    services = (Rule((), Lookup(SERVICE_IPS)), Rule(host, Lookup(NODE_PORTS)))
+    origin = outside_pods(settings)
+    inbound = () if origin is None else (Rule((DestinationInSet(CLUSTER_IPS), *origin), Jump(MARK)),)
+    services = (*inbound, Rule((), Lookup(SERVICE_IPS)), Rule(host, Lookup(NODE_PORTS)))
     check = (
         Rule((), Lookup(NO_ENDPOINT_IPS)),
         Rule(host, Lookup(NO_ENDPOINT_PORTS)),
@@ -143,7 +164,12 @@ def _fixed_chains(settings: Settings) -> dict[str, Chain]:
     to_services = (Rule((), Jump("services")),)
     to_check = (Rule((NewConnection(),), Jump("endpoints-check")),)
     to_firewall = (Rule((NewConnection(),), Lookup(FIREWALL)),)
-    masquerading = (Rule((Marked(negate=True),), Return()), Rule((), ClearMark()), Rule((), Masquerade()))
+    masquerading = (
+        Rule((Hairpin(HAIRPIN),), Jump(MARK)),
+        Rule((Marked(negate=True),), Return()),
+        Rule((), ClearMark()),
+        Rule((), Masquerade()),
+    )
     return {
         MARK: Chain((Rule((), SetMark()),)),
         REJECT: Chain((Rule((), Reject()),)),
@@ -164,34 +190,40 @@ def compile_port(port: ServicePort, settings: Settings) -> Fragment:
     """The rules of one service port."""
     out = Fragment()
     cluster, local = chain_name("service", port), chain_name("local", port)
-    if port.cluster:
+    external = bool(port.node_port or port.external_ips or port.load_balancer_ips)
+    sticky = port.affinity_seconds > 0
+    if port.cluster and (external or (sticky and not port.internal_local)):
         _choice(out, cluster, port, port.cluster)
-    if port.node and (port.internal_local or port.external_local):
+    if port.node and ((port.external_local and external) or (sticky and port.internal_local)):
         _choice(out, local, port, port.node)
     if port.cluster_ip:
-        _cluster_ip(out, port, settings, local if port.internal_local else cluster)
-    if port.node_port or port.external_ips or port.load_balancer_ips:
+        _cluster_ip(out, port, local if port.internal_local else cluster)
+    if external:
         _external(out, port, settings, cluster, local)
+    if reachable := {each.ip for each in (*port.cluster, *port.node)}:
+        out.sets[HAIRPIN] = AddressSet(frozenset(reachable), twin=True)
     return out
 
 
-def _cluster_ip(out: Fragment, port: ServicePort, settings: Settings, target: str) -> None:
+def _cluster_ip(out: Fragment, port: ServicePort, chain: str) -> None:
     key = ServiceKey(port.cluster_ip, port.protocol, port.port)
     out.sets[CLUSTER_IPS] = AddressSet(frozenset({port.cluster_ip}))
-    if not port.internal_endpoints:
+    endpoints = port.internal_endpoints
+    if not endpoints:
         # Nobody serves: refused. Nobody on this node, as the policy demands: dropped.
         out.element(NO_ENDPOINT_IPS, key, Drop() if port.cluster else Goto(REJECT))
         return
-    origin = _outside_pods(settings)
-    if origin is None:
-        out.element(SERVICE_IPS, key, Goto(target))
+    if port.affinity_seconds:
+        out.element(SERVICE_IPS, key, Goto(chain))
         return
-    internal = chain_name("internal", port)
-    out.chains[internal] = Chain((Rule(origin, Jump(MARK)), Rule((), Goto(target))))
-    out.element(SERVICE_IPS, key, Goto(internal))
+    for number, endpoint in enumerate(endpoints):
+        out.slots[SlotKey(*key, number)] = Target(endpoint.ip, endpoint.port)
+    pick = f"pick-{port.protocol}-{len(endpoints)}"
+    out.chains[pick] = Chain((Rule((), DnatSlot(port.protocol, len(endpoints))),))
+    out.element(SERVICE_IPS, key, Goto(pick))
 
 
-def _outside_pods(settings: Settings) -> tuple[Match, ...] | None:
+def outside_pods(settings: Settings) -> tuple[Match, ...] | None:
     """Who must be masqueraded on the way to a ClusterIP: everybody, those outside the pod network, or
     nobody.
     """
@@ -244,18 +276,21 @@ def _external_rules(port: ServicePort, settings: Settings, cluster: str, local: 
 
 def _choice(out: Fragment, name: str, port: ServicePort, endpoints: tuple[Endpoint, ...]) -> None:
     """A chain that picks an endpoint: the one remembered for the client, else any."""
+    protocol = (Protocol(port.protocol),)
+    if not port.affinity_seconds:
+        spread = DnatSpread(tuple(Target(each.ip, each.port) for each in endpoints))
+        out.chains[name] = Chain((Rule(protocol, spread),))
+        return
     targets = []
     sticky: list[Rule] = []
     for endpoint in endpoints:
         suffix = f"__{endpoint.ip}/{endpoint.port}"
         target = chain_name("endpoint", port, suffix)
+        # A set's timeout cannot be changed: another timeout is another set.
+        memory = chain_name("affinity", port, f"{suffix}/{port.affinity_seconds}s")
         targets.append(target)
-        rules = [Rule((SourceIn((endpoint.ip,)),), Jump(MARK))]
-        if port.affinity_seconds:
-            memory = chain_name("affinity", port, suffix)
-            out.sets[memory] = AddressSet(timeout=port.affinity_seconds)
-            sticky.append(Rule((SourceInSet(memory),), Goto(target)))
-            rules.append(Rule((), Remember(memory)))
-        rules.append(Rule((Protocol(port.protocol),), Dnat(endpoint.ip, endpoint.port)))
-        out.chains[target] = Chain(tuple(rules))
+        out.sets[memory] = AddressSet(timeout=port.affinity_seconds)
+        sticky.append(Rule((SourceInSet(memory),), Goto(target)))
+        send = Rule(protocol, Dnat(endpoint.ip, endpoint.port))
+        out.chains[target] = Chain((Rule((), Remember(memory)), send))
     out.chains[name] = Chain((*sticky, Rule((), Balance(tuple(targets)))))

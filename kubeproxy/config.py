@@ -23,6 +23,7 @@ class ConfigError(ValueError):
 class Config:
     """The settings of one proxy. Durations are seconds; an empty bind address turns the listener off."""
 
+    mode: str = "nftables"
     kubeconfig: str = ""
     qps: float = 0.0
     burst: int = 0
@@ -52,8 +53,9 @@ _FIELDS = {
     "nftables",
     "nodePortAddresses",
 }
+MODES = ("nftables", "iptables")
 _CLIENT_FIELDS = {"kubeconfig", "qps", "burst", "acceptContentTypes", "contentType"}
-_BACKEND_FIELDS = {"masqueradeAll", "masqueradeBit", "minSyncPeriod", "syncPeriod", "localhostNodePorts"}
+_BACKEND_FIELDS = {"masqueradeAll", "masqueradeBit", "minSyncPeriod", "syncPeriod"}
 
 
 def load(path: str | Path) -> Config:
@@ -75,28 +77,38 @@ def parse(document: Any) -> Config:
     if document.get("apiVersion") != API_VERSION or document.get("kind") != "KubeProxyConfiguration":
         raise ConfigError(f"must be apiVersion {API_VERSION}, kind KubeProxyConfiguration")
     _known(document, _FIELDS, "")
-    if (mode := document.get("mode") or "nftables") != "nftables":
-        raise ConfigError(f"mode: {mode!r} is not supported, only nftables is")
+    mode = document.get("mode") or "nftables"
+    if mode not in MODES:
+        raise ConfigError(f"mode: {mode!r} is not supported, only {' and '.join(MODES)} are")
     if (local := document.get("detectLocalMode") or "ClusterCIDR") != "ClusterCIDR":
         raise ConfigError(f"detectLocalMode: {local!r} is not supported, only ClusterCIDR is")
     client = _section(document, "clientConnection", _CLIENT_FIELDS)
-    _section(document, "iptables", _BACKEND_FIELDS)
-    backend = _section(document, "nftables", _BACKEND_FIELDS - {"localhostNodePorts"})
+    backends = {
+        "iptables": _section(document, "iptables", _BACKEND_FIELDS | {"localhostNodePorts"}),
+        "nftables": _section(document, "nftables", _BACKEND_FIELDS),
+    }
+    backend = backends[mode]
     if backend.get("masqueradeBit", 14) not in (None, 14):
-        raise ConfigError("nftables.masqueradeBit: only 14 is supported")
+        raise ConfigError(f"{mode}.masqueradeBit: only 14 is supported")
+    if backend.get("localhostNodePorts"):
+        raise ConfigError("iptables.localhostNodePorts: true is not supported")
+    clusters = _networks(str(document.get("clusterCIDR") or "").split(","), "clusterCIDR")
+    if mode == "iptables" and len(clusters) > 1:
+        raise ConfigError("clusterCIDR: mode iptables takes one IPv4 range")
     defaults = Config()
     return Config(
+        mode=mode,
         kubeconfig=str(client.get("kubeconfig") or ""),
         qps=float(client.get("qps") or 0),
         burst=int(client.get("burst") or 0),
-        cluster_cidrs=_networks(str(document.get("clusterCIDR") or "").split(","), "clusterCIDR"),
+        cluster_cidrs=clusters,
         hostname_override=str(document.get("hostnameOverride") or ""),
         healthz_bind_address=_bind(document, "healthzBindAddress", defaults.healthz_bind_address),
         metrics_bind_address=_bind(document, "metricsBindAddress", defaults.metrics_bind_address),
         node_port_addresses=_networks(document.get("nodePortAddresses") or [], "nodePortAddresses"),
         masquerade_all=bool(backend.get("masqueradeAll")),
-        min_sync_period=_duration(backend, "minSyncPeriod", defaults.min_sync_period),
-        sync_period=_duration(backend, "syncPeriod", defaults.sync_period),
+        min_sync_period=_duration(backend, f"{mode}.minSyncPeriod", defaults.min_sync_period),
+        sync_period=_duration(backend, f"{mode}.syncPeriod", defaults.sync_period),
     )
 
 
@@ -138,12 +150,12 @@ def _bind(document: Mapping[str, Any], field: str, default: str) -> str:
 
 
 def _duration(section: Mapping[str, Any], field: str, default: float) -> float:
-    text = section.get(field)
+    text = section.get(field.rpartition(".")[2])
     if text is None:
         return default
     try:
         seconds = parse_duration(str(text))
     except ValueError as error:
-        raise ConfigError(f"nftables.{field}: {error}") from None
+        raise ConfigError(f"{field}: {error}") from None
     # Go's zero duration stands for "not set" in this type.
     return seconds or default

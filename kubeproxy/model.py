@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 Object = dict[str, Any]
@@ -31,8 +32,9 @@ class Endpoint(NamedTuple):
 class ServicePort:
     """One port of one service, with everything that decides where its connections go.
 
-    `cluster` are the endpoints of the whole cluster, `node` those on this node. In each, terminating
-    endpoints that still serve stand in when none is ready (KEP-1669).
+    `cluster` are the endpoints of the whole cluster that this node may use, `node` those on this node. In
+    each, terminating endpoints that still serve stand in when none is ready (KEP-1669). `ready_here` are the
+    addresses on this node that are ready, which is what `health_port` tells load balancers.
     """
 
     namespace: str
@@ -50,6 +52,8 @@ class ServicePort:
     internal_local: bool = False
     cluster: tuple[Endpoint, ...] = ()
     node: tuple[Endpoint, ...] = ()
+    health_port: int = 0
+    ready_here: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -65,6 +69,40 @@ class ServicePort:
         return self.node if self.external_local else self.cluster
 
 
+class Place(NamedTuple):
+    """Where this proxy runs; `zone` is the node's label topology.kubernetes.io/zone, "" without one."""
+
+    node: str
+    zone: str = ""
+
+
+class _Candidate(NamedTuple):
+    endpoint: Endpoint
+    zones: frozenset[str]
+    nodes: frozenset[str]
+
+
+class HealthCheck(NamedTuple):
+    """What a load balancer learns on a health-check node port: how many endpoints this node has itself."""
+
+    namespace: str
+    name: str
+    local_endpoints: int
+
+
+def health_checks(ports: Iterable[ServicePort]) -> dict[int, HealthCheck]:
+    """By node port."""
+    found: dict[int, tuple[ServicePort, set[str]]] = {}
+    for port in ports:
+        if port.health_port:
+            found.setdefault(port.health_port, (port, set()))[1].update(port.ready_here)
+    return {
+        number: HealthCheck(port.namespace, port.name, len(addresses))
+        for number, (port, addresses) in found.items()
+    }
+
+
+@lru_cache(maxsize=65536)
 def is_ipv4(text: str) -> bool:
     try:
         return ipaddress.ip_address(text).version == 4
@@ -84,18 +122,22 @@ def is_proxied(service: Object) -> bool:
     return spec.get("type") != "ExternalName" and spec.get("clusterIP") not in (None, "", "None")
 
 
-def service_ports(service: Object, slices: Iterable[Object], node: str) -> list[ServicePort]:
-    """The ports of `service`, whose EndpointSlices are `slices`, as seen from node `node`."""
+def service_ports(service: Object, slices: Iterable[Object], here: Place | str) -> list[ServicePort]:
+    """The ports of `service`, whose EndpointSlices are `slices`, as seen from this place (or node)."""
     if not is_proxied(service):
         return []
     slices = [each for each in slices if each.get("addressType", "IPv4") == "IPv4"]
-    return [_service_port(service, port, slices, node) for port in service["spec"].get("ports") or []]
+    place = here if isinstance(here, Place) else Place(here)
+    return [_service_port(service, port, slices, place) for port in service["spec"].get("ports") or []]
 
 
-def _service_port(service: Object, port: Object, slices: list[Object], node: str) -> ServicePort:
+def _service_port(service: Object, port: Object, slices: list[Object], here: Place) -> ServicePort:
     spec, metadata = service["spec"], service["metadata"]
     protocol = str(port.get("protocol", "TCP"))
-    ready, serving = _endpoints(slices, port.get("name") or "", protocol, node)
+    ready, serving = _endpoints(slices, port.get("name") or "", protocol, here.node)
+    near = [each.endpoint for each in _nearby(ready, here)]
+    local = [each.endpoint for each in ready if each.endpoint.local]
+    external_local = spec.get("externalTrafficPolicy") == "Local"
     ingress = (service.get("status") or {}).get("loadBalancer", {}).get("ingress") or []
     cluster_ips = _ipv4(spec.get("clusterIPs") or [spec["clusterIP"]])
     return ServicePort(
@@ -110,11 +152,26 @@ def _service_port(service: Object, port: Object, slices: list[Object], node: str
         load_balancer_ips=_ipv4(each.get("ip") for each in ingress if each.get("ipMode") != "Proxy"),
         source_ranges=_ranges(spec.get("loadBalancerSourceRanges") or ()),
         affinity_seconds=_affinity(spec),
-        external_local=spec.get("externalTrafficPolicy") == "Local",
+        external_local=external_local,
         internal_local=spec.get("internalTrafficPolicy") == "Local",
-        cluster=_usable(ready, serving),
-        node=_usable([each for each in ready if each.local], [each for each in serving if each.local]),
+        cluster=_usable(near, serving),
+        node=_usable(local, [each for each in serving if each.local]),
+        health_port=int(spec.get("healthCheckNodePort") or 0) if external_local else 0,
+        ready_here=tuple(sorted({each.ip for each in local})),
     )
+
+
+def _nearby(ready: list[_Candidate], here: Place) -> list[_Candidate]:
+    """Those the hints give to this node, else those they give to its zone. Hints count only when every ready
+    endpoint has them and some are for us (KEP-2433 and KEP-3015: otherwise traffic would be lost).
+    """
+    if ready and all(each.nodes for each in ready):
+        mine = [each for each in ready if here.node in each.nodes]
+        if mine:
+            return mine
+    if here.zone and ready and all(each.zones for each in ready):
+        return [each for each in ready if here.zone in each.zones] or ready
+    return ready
 
 
 def _usable(ready: list[Endpoint], serving: list[Endpoint]) -> tuple[Endpoint, ...]:
@@ -136,9 +193,9 @@ def _ranges(texts: Iterable[str]) -> tuple[str, ...]:
 
 def _endpoints(
     slices: list[Object], port_name: str, protocol: str, node: str
-) -> tuple[list[Endpoint], list[Endpoint]]:
+) -> tuple[list[_Candidate], list[Endpoint]]:
     """Ready endpoints, and those that terminate but still serve, of the port called `port_name`."""
-    ready: list[Endpoint] = []
+    ready: list[_Candidate] = []
     serving: list[Endpoint] = []
     for each in slices:
         number = _target_port(each, port_name, protocol)
@@ -152,10 +209,16 @@ def _endpoints(
             ]
             # An absent condition means ready (discovery/v1 EndpointConditions).
             if conditions.get("ready", True) is not False:
-                ready += found
+                hints = endpoint.get("hints") or {}
+                zones, nodes = _hinted(hints, "forZones"), _hinted(hints, "forNodes")
+                ready += [_Candidate(one, zones, nodes) for one in found]
             elif conditions.get("serving") and conditions.get("terminating"):
                 serving += found
     return ready, serving
+
+
+def _hinted(hints: Object, field: str) -> frozenset[str]:
+    return frozenset(each["name"] for each in hints.get(field) or ())
 
 
 def _target_port(each: Object, port_name: str, protocol: str) -> int | None:

@@ -8,16 +8,26 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 from componentbase import metrics
 from componentbase.backoff import Backoff
 from componentbase.clock import Clock, RealClock
 from kubeclient.informer import Informer, InformerFactory, key
-from kubeclient.resources import ENDPOINTSLICES, SERVICES
+from kubeclient.resources import ENDPOINTSLICES, NODES, SERVICES
 from kubeproxy import compiler, conntrack, nftables
 from kubeproxy.compiler import Fragment, Settings
-from kubeproxy.model import HEADLESS_LABEL, PROXY_NAME_LABEL, SERVICE_NAME_LABEL, ServicePort, service_ports
+from kubeproxy.model import (
+    HEADLESS_LABEL,
+    PROXY_NAME_LABEL,
+    SERVICE_NAME_LABEL,
+    HealthCheck,
+    Place,
+    ServicePort,
+    health_checks,
+    service_ports,
+)
 from kubeproxy.rules import RuleSet
 
 log = logging.getLogger(__name__)
@@ -36,6 +46,30 @@ _services = metrics.gauge("kubeproxy_service_ports", "Service ports that are pro
 
 Object = dict[str, Any]
 Signature = tuple[str, ...]
+ZONE_LABEL = "topology.kubernetes.io/zone"
+UNSYNCED_IS_SICK = 60.0
+"""Seconds a change may wait for its rules before the proxy calls itself unhealthy (twice the sync period)."""
+AUTOSCALER_TAINT = "ToBeDeletedByClusterAutoscaler"
+
+
+class Compiler(Protocol):
+    """Service ports to rules: `kubeproxy.compiler`, or the one for another back end."""
+
+    def compile_port(self, port: ServicePort, settings: Settings) -> Fragment: ...
+
+    def assemble(self, fragments: Iterable[Fragment], settings: Settings) -> RuleSet: ...
+
+
+class Backend(Protocol):
+    """Whoever programs the kernel."""
+
+    async def program(self, old: RuleSet | None, new: RuleSet) -> bool:
+        """Turn `old`, or whatever is there, into `new`; whether anything had to be done. Raises NftError,
+        OSError, TimeoutError.
+        """
+        ...
+
+    async def present(self) -> bool: ...
 
 
 class Proxy:
@@ -47,7 +81,8 @@ class Proxy:
         node: str,
         settings: Settings,
         *,
-        nft: nftables.Nft | None = None,
+        backend: Backend | None = None,
+        rules: Compiler = compiler,
         min_sync_period: float = 1.0,
         sync_period: float = 30.0,
         clock: Clock | None = None,
@@ -57,9 +92,11 @@ class Proxy:
         self._slices: Informer = factory.informer(
             ENDPOINTSLICES, label_selector=f"!{PROXY_NAME_LABEL},!{HEADLESS_LABEL}"
         )
+        self._nodes: Informer = factory.informer(NODES, field_selector=f"metadata.name={node}")
         self._node = node
         self._settings = settings
-        self._nft = nft or nftables.Nft()
+        self._backend: Backend = backend or nftables.Nft()
+        self._rules = rules
         self._min_sync_period = min_sync_period
         self._sync_period = sync_period
         self._clock = clock or RealClock()
@@ -70,7 +107,8 @@ class Proxy:
         self._ports: list[ServicePort] = []
         self._cache: dict[str, tuple[Signature, list[tuple[ServicePort, Fragment]]]] = {}
         self.last_synced = 0.0
-        for informer in (self._services, self._slices):
+        self.on_synced: list[Callable[[dict[int, HealthCheck]], None]] = []
+        for informer in (self._services, self._slices, self._nodes):
             informer.add_handler(self._touch, lambda old, new: self._touch(new), self._touch)
 
     def _touch(self, _: Object) -> None:
@@ -82,6 +120,23 @@ class Proxy:
     def lag(self) -> float:
         """Seconds the oldest change has been waiting to be programmed; 0 when none is."""
         return 0.0 if self._dirty_since is None else self._clock.monotonic() - self._dirty_since
+
+    @property
+    def healthy(self) -> bool:
+        """Rules are in place, and no change has been waiting for long. Before its first sync the proxy is as
+        unhealthy as when it is stuck.
+        """
+        return self.last_synced > 0 and self.lag < UNSYNCED_IS_SICK
+
+    @property
+    def node_eligible(self) -> bool:
+        """Whether load balancers should still open connections through this node (KEP-3836)."""
+        node = self._nodes.store.get(self._node)
+        if node is None:
+            return True
+        taints = node.get("spec", {}).get("taints") or []
+        doomed = any(each.get("key") == AUTOSCALER_TAINT for each in taints)
+        return not doomed and not node["metadata"].get("deletionTimestamp")
 
     async def run(self) -> None:
         """Program rules until cancelled. Rules stay in place when the process ends: connections go on."""
@@ -114,7 +169,7 @@ class Proxy:
                 async with asyncio.timeout(self._sync_period):
                     await self._dirty.wait()
             except TimeoutError:
-                if not await self._nft.present():
+                if not await self._backend.present():
                     log.warning("the table was removed by somebody else, programming it anew")
                     self._programmed = None
                     self._dirty.set()
@@ -129,20 +184,18 @@ class Proxy:
         try:
             compiled = self._compile()
             ports = [port for port, _ in compiled]
-            wanted = compiler.assemble([fragment for _, fragment in compiled], self._settings)
-            if self._programmed is None:
-                transaction = nftables.full(wanted)
-            else:
-                transaction = nftables.update(self._programmed, wanted)
-            if transaction:
-                await self._nft.apply(transaction)
+            wanted = self._rules.assemble([fragment for _, fragment in compiled], self._settings)
+            changed = await self._backend.program(self._programmed, wanted)
         except BaseException:
             self._dirty_since = since if since is not None else started
             raise
         self._programmed = wanted
         await conntrack.forget(conntrack.stale(self._ports, ports))
         self._ports = ports
-        self._report(started, since, bool(transaction))
+        checks = health_checks(ports)
+        for tell in self.on_synced:
+            tell(checks)
+        self._report(started, since, changed)
 
     def _report(self, started: float, since: float | None, changed: bool) -> None:
         now = self._clock.monotonic()
@@ -162,17 +215,24 @@ class Proxy:
             metadata = each["metadata"]
             if name := (metadata.get("labels") or {}).get(SERVICE_NAME_LABEL):
                 slices[f"{metadata['namespace']}/{name}"].append(each)
+        node = self._nodes.store.get(self._node) or {"metadata": {}}
+        here = Place(self._node, (node["metadata"].get("labels") or {}).get(ZONE_LABEL, ""))
         cache: dict[str, tuple[Signature, list[tuple[ServicePort, Fragment]]]] = {}
         # The oldest service keeps an address two services claim.
         services = sorted(self._services.store.list(), key=_age)
         for service in services:
             name = key(service)
-            mine = sorted(slices.get(name, ()), key=key)
-            signature = tuple(_version(each) for each in (service, *mine))
+            mine = slices.get(name, [])
+            if len(mine) > 1:
+                mine.sort(key=key)
+            signature = (here.zone, *(_version(each) for each in (service, *mine)))
             known = self._cache.get(name)
             if known is None or known[0] != signature:
-                ports = service_ports(service, mine, self._node)
-                known = (signature, [(port, compiler.compile_port(port, self._settings)) for port in ports])
+                ports = service_ports(service, mine, here)
+                known = (
+                    signature,
+                    [(port, self._rules.compile_port(port, self._settings)) for port in ports],
+                )
             cache[name] = known
         self._cache = cache
         return [each for _, compiled in cache.values() for each in compiled]

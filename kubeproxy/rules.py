@@ -1,8 +1,8 @@
 """The rule set as a value: chains of rules, verdict maps and address sets, independent of who programs it.
 
-The vocabulary is that of nftables reduced to what a service proxy needs, so that a rule can be rendered for
-the kernel (`kubeproxy.nftables`) and interpreted for a test or a trace (`kubeproxy.trace`) from one
-definition.
+The vocabulary is that of nftables and iptables reduced to what a service proxy needs, so that a rule can be
+rendered for the kernel (`kubeproxy.nftables`, `kubeproxy.iptables`) and interpreted for a test or a trace
+(`kubeproxy.trace`) from one definition.
 """
 
 from __future__ import annotations
@@ -57,6 +57,28 @@ class NewConnection:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenConnection:
+    """The packet belongs to a connection that was let through before, or to one it has begotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class PortsIn:
+    """The packet's protocol, and a destination port from `first` to `last`, both included."""
+
+    protocol: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationPortInSet:
+    """Destination address and port, with this protocol, are in a named set of `address . port`."""
+
+    set: str
+    protocol: str
+
+
+@dataclass(frozen=True, slots=True)
 class Marked:
     """The packet does (not) carry the masquerade mark."""
 
@@ -68,6 +90,36 @@ class Protocol:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
+class DestinationPort:
+    """The packet's protocol and destination port."""
+
+    protocol: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hairpin:
+    """A service sent the packet back to where it came from; the address is in a named set."""
+
+    set: str
+
+
+@dataclass(frozen=True, slots=True)
+class OneIn:
+    """True once in `count` times, at random."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class SeenWithin:
+    """`Remember` put the source address into a set at most so many seconds ago."""
+
+    set: str
+    seconds: int
+
+
 Match = (
     SourceIn
     | DestinationIn
@@ -76,8 +128,15 @@ Match = (
     | SourceIsHost
     | DestinationIsHost
     | NewConnection
+    | OpenConnection
+    | PortsIn
+    | DestinationPortInSet
     | Marked
     | Protocol
+    | DestinationPort
+    | Hairpin
+    | OneIn
+    | SeenWithin
 )
 
 # -- what a rule does
@@ -134,6 +193,30 @@ class Dnat:
     port: int
 
 
+class Target(NamedTuple):
+    """Where a connection is sent."""
+
+    ip: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class DnatSpread:
+    """Send the connection to one of these, all equally likely."""
+
+    targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DnatSlot:
+    """Send the connection where the rule set's `slots` say for the packet's destination and a random number
+    below `count`. For packets of this protocol.
+    """
+
+    protocol: str
+    count: int
+
+
 @dataclass(frozen=True, slots=True)
 class Lookup:
     """Look the packet up in a verdict map and do what it says; go on if it says nothing."""
@@ -155,7 +238,7 @@ class Remember:
     set: str
 
 
-Verdict = Goto | Drop
+Verdict = Goto | Jump | Drop
 Action = (
     Jump
     | Goto
@@ -166,6 +249,8 @@ Action = (
     | ClearMark
     | Masquerade
     | Dnat
+    | DnatSpread
+    | DnatSlot
     | Lookup
     | Balance
     | Remember
@@ -174,10 +259,11 @@ Action = (
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """If every match holds, do the action."""
+    """If every match holds, do the action. The comment is for people."""
 
     matches: tuple[Match, ...]
     action: Action
+    comment: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,15 +296,34 @@ class PortKey(NamedTuple):
     port: int
 
 
-Key = ServiceKey | PortKey
+class AddressKey(NamedTuple):
+    """Looked up by an address alone."""
+
+    ip: str
+
+
+Key = ServiceKey | PortKey | AddressKey
+
+
+class SlotKey(NamedTuple):
+    """One of the endpoints behind an address, by number from 0."""
+
+    ip: str
+    protocol: str
+    port: int
+    slot: int
 
 
 @dataclass(frozen=True, slots=True)
 class AddressSet:
-    """Addresses given by us, or, with a timeout in seconds, learnt from packets by `Remember`."""
+    """Addresses given by us, or, with a timeout in seconds, learnt from packets by `Remember`. In a `twin`
+    set an address stands for packets from it to itself; in one of `ports` the members read `address . port`.
+    """
 
     addresses: frozenset[str] = frozenset()
     timeout: int = 0
+    twin: bool = False
+    ports: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,3 +333,4 @@ class RuleSet:
     chains: Mapping[str, Chain] = field(default_factory=dict)
     maps: Mapping[str, Mapping[Key, Verdict]] = field(default_factory=dict)
     sets: Mapping[str, AddressSet] = field(default_factory=dict)
+    slots: Mapping[SlotKey, Target] = field(default_factory=dict)

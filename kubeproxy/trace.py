@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from kubeproxy import rules as r
-from kubeproxy.rules import Chain, Key, PortKey, Rule, RuleSet, ServiceKey
+from kubeproxy.rules import AddressKey, Chain, Key, PortKey, Rule, RuleSet, ServiceKey, SlotKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class Packet:
     protocol: str = "tcp"
     from_host: bool = False
     marked: bool = False
+    translated: bool = False
 
 
 @dataclass(slots=True)
@@ -105,7 +106,8 @@ class Tracer:
             case r.DestinationIn(networks, negate):
                 return _within(packet.destination, networks) != negate
             case r.SourceInSet(name):
-                return packet.source in self._memory.get(name, ())
+                known = self._rules.sets[name].addresses
+                return packet.source in known or packet.source in self._memory.get(name, ())
             case r.DestinationInSet(name):
                 return packet.destination in self._rules.sets[name].addresses
             case r.SourceIsHost():
@@ -114,10 +116,26 @@ class Tracer:
                 return packet.destination in self._host or _within(packet.destination, ("127.0.0.0/8",))
             case r.NewConnection():
                 return True
+            case r.OpenConnection():
+                return False
+            case r.PortsIn(protocol, first, last):
+                return packet.protocol == protocol and first <= packet.port <= last
+            case r.DestinationPortInSet(name, protocol):
+                member = f"{packet.destination} . {packet.port}"
+                return packet.protocol == protocol and member in self._rules.sets[name].addresses
             case r.Marked(negate):
                 return packet.marked != negate
             case r.Protocol(name):
                 return packet.protocol == name
+            case r.DestinationPort(protocol, port):
+                return (packet.protocol, packet.port) == (protocol, port)
+            case r.Hairpin(name):
+                own = packet.source == packet.destination
+                return own and packet.translated and packet.source in self._rules.sets[name].addresses
+            case r.OneIn(count):
+                return self._choose(count) == 0
+            case r.SeenWithin(name):
+                return packet.source in self._memory.get(name, ())
 
     def _act(self, rule: Rule, outcome: Outcome) -> bool:
         """Do the action. True ends the current chain."""
@@ -147,13 +165,26 @@ class Tracer:
             case r.Masquerade():
                 outcome.masqueraded = True
                 raise _Translated
-            case r.Dnat(ip, port):
-                outcome.packet = replace(outcome.packet, destination=ip, port=port)
+            case r.Dnat() | r.DnatSpread() | r.DnatSlot():
+                ip, port = self._target(rule.action, outcome.packet)
+                outcome.packet = replace(outcome.packet, destination=ip, port=port, translated=True)
                 raise _Translated
         return False
 
+    def _target(self, action: r.Dnat | r.DnatSpread | r.DnatSlot, packet: Packet) -> tuple[str, int]:
+        match action:
+            case r.DnatSpread(targets):
+                return targets[self._choose(len(targets))]
+            case r.DnatSlot(_, count):
+                slot = self._choose(count)
+                return self._rules.slots[SlotKey(packet.destination, packet.protocol, packet.port, slot)]
+            case r.Dnat(ip, port):
+                return ip, port
+
     def _look_up(self, name: str, packet: Packet) -> r.Verdict | None:
         elements = self._rules.maps[name]
+        if name in ("from-pods", "to-pods"):
+            return elements.get(AddressKey(packet.source if name == "from-pods" else packet.destination))
         by_service: Key = ServiceKey(packet.destination, packet.protocol, packet.port)
         verdict = elements.get(by_service)
         return elements.get(PortKey(packet.protocol, packet.port)) if verdict is None else verdict

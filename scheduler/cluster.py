@@ -7,10 +7,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any
 
+from scheduler.budgets import compile_budget
 from scheduler.columns import Columns
 from scheduler.framework import ClusterEvent
 from scheduler.podinfo import PodInfo, compile_pod
 from scheduler.queue import SchedulingQueue
+from scheduler.volumes import key_of
 
 Object = dict[str, Any]
 
@@ -43,6 +45,7 @@ class Cluster:
         self.queue = queue
         self._names = responsible_for
         self._assumed: dict[str, str] = {}  # pod key -> uid, placed here before the API says so
+        self._nominated: dict[str, tuple[PodInfo, str]] = {}  # pods that were promised a node
         self.on_change: Callable[[], None] = lambda: None
 
     # -- assuming -------------------------------------------------------------------------------------------
@@ -58,6 +61,20 @@ class Cluster:
             del self._assumed[info.key]
             self.columns.remove_pod(info.key)
             self._happened(ClusterEvent.POD_REMOVED)
+
+    # -- promises -------------------------------------------------------------------------------------------
+
+    @property
+    def nominated(self) -> list[tuple[PodInfo, str]]:
+        """Waiting pods for which room was made, and where."""
+        return list(self._nominated.values())
+
+    def nominate(self, info: PodInfo, node: str) -> None:
+        """Keep room on a node for a pod; "" takes the promise back."""
+        if node:
+            self._nominated[info.key] = (info, node)
+        else:
+            self._nominated.pop(info.key, None)
 
     # -- pods -----------------------------------------------------------------------------------------------
 
@@ -75,22 +92,32 @@ class Cluster:
             return
         info = compile_pod(pod)
         if info.node_name:
-            self._assumed.pop(info.key, None)
+            self._see_placed(info)
+        elif info.terminating:
             self.queue.delete(info.key)
-            known = self.columns.pods.get(info.key)
-            if known is None or known.info != info:
-                self.columns.add_pod(info, info.node_name)
-                self._happened(ClusterEvent.POD_PLACED)
-        elif pod["metadata"].get("deletionTimestamp"):
-            self.queue.delete(info.key)
+            self.nominate(info, "")
         elif info.scheduler_name in self._names and self._assumed.get(info.key) != info.uid:
+            self.nominate(info, info.nominated_node)
             self.queue.add(info)
             self.on_change()
+
+    def _see_placed(self, info: PodInfo) -> None:
+        self._assumed.pop(info.key, None)
+        self.nominate(info, "")
+        self.queue.delete(info.key)
+        known = self.columns.pods.get(info.key)
+        if known is None or known.info != info:
+            self.columns.add_pod(info, info.node_name)
+            self._happened(ClusterEvent.POD_PLACED)
+        else:
+            self.columns.note_status(info)
 
     def pod_deleted(self, pod: Object) -> None:
         key = f"{pod['metadata'].get('namespace', '')}/{pod['metadata']['name']}"
         self.queue.delete(key)
         self._assumed.pop(key, None)
+        if self._nominated.pop(key, None) is not None:
+            self._happened(ClusterEvent.POD_REMOVED)  # the room kept for it is free
         if key in self.columns.pods:
             self.columns.remove_pod(key)
             self._happened(ClusterEvent.POD_REMOVED)
@@ -120,6 +147,42 @@ class Cluster:
 
     def namespace_deleted(self, namespace: Object) -> None:
         self.columns.set_namespace_labels(namespace["metadata"]["name"], None)
+
+    # -- what plugins consult -------------------------------------------------------------------------------
+
+    def budget_seen(self, budget: Object) -> None:
+        meta = budget["metadata"]
+        self.columns.budgets[f"{meta['namespace']}/{meta['name']}"] = compile_budget(budget)
+
+    def budget_deleted(self, budget: Object) -> None:
+        meta = budget["metadata"]
+        self.columns.budgets.pop(f"{meta['namespace']}/{meta['name']}", None)
+
+    def claim_seen(self, claim: Object) -> None:
+        self.columns.volumes.claims[key_of(claim)] = claim
+        self._happened(ClusterEvent.VOLUMES)
+
+    def claim_deleted(self, claim: Object) -> None:
+        self.columns.volumes.claims.pop(key_of(claim), None)
+        self._happened(ClusterEvent.VOLUMES)
+
+    def volume_seen(self, volume: Object) -> None:
+        self.columns.volumes.set_volume(volume)
+        self._happened(ClusterEvent.VOLUMES)
+
+    def class_seen(self, storage_class: Object) -> None:
+        self.columns.volumes.classes[storage_class["metadata"]["name"]] = storage_class
+        self._happened(ClusterEvent.VOLUMES)
+
+    def class_deleted(self, storage_class: Object) -> None:
+        self.columns.volumes.classes.pop(storage_class["metadata"]["name"], None)
+
+    def csi_node_seen(self, csi_node: Object) -> None:
+        self.columns.volumes.csi_nodes[csi_node["metadata"]["name"]] = csi_node
+        self._happened(ClusterEvent.VOLUMES)
+
+    def csi_node_deleted(self, csi_node: Object) -> None:
+        self.columns.volumes.csi_nodes.pop(csi_node["metadata"]["name"], None)
 
     def _happened(self, event: ClusterEvent) -> None:
         if event:

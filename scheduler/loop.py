@@ -1,4 +1,5 @@
-"""The scheduling cycle and the binding cycle: pop, decide, assume, and bind while the next pod is decided.
+"""The scheduling cycle: pop, decide, assume, and hand over to the binding cycle while the next pod is
+decided.
 
 One decision at a time, many bindings at once (bounded). A decision is visible to the next one because the pod
 is assumed on its node before its binding is sent.
@@ -8,27 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Mapping
-from typing import Any
 
-from apimachinery import errors, meta
 from componentbase import metrics
 from componentbase.tasks import Background
 from kubeclient.events import EventRecorder
-from kubeclient.resources import PODS
-from kubeclient.rest import STRATEGIC, ConnectionFailed, RestClient
+from kubeclient.rest import RestClient
+from scheduler.binding import Binder, Rejected, Waiting
 from scheduler.cluster import Cluster
 from scheduler.core import decide
-from scheduler.framework import ClusterEvent, Decision, Profile
+from scheduler.explain import Archive
+from scheduler.framework import NOTHING, ClusterEvent, Decision, Outcome, Profile, Refuser, Rng
 from scheduler.podinfo import PodInfo
 from scheduler.queue import QueuedPod
+from scheduler.report import Reporter
+from scheduler.sheets import Sheets
 
 log = logging.getLogger(__name__)
 
 MAX_BINDINGS = 64
-BIND_TIMEOUT = 30.0
 
 ATTEMPTS = metrics.counter(
     "scheduler_schedule_attempts_total", "Attempts to place a pod, by outcome.", ("result", "profile")
@@ -39,6 +39,7 @@ ATTEMPT_SECONDS = metrics.histogram(
 DECISION_SECONDS = metrics.histogram(
     "scheduler_scheduling_algorithm_duration_seconds", "The decision alone.", ()
 )
+PREEMPTIONS = metrics.counter("scheduler_preemption_attempts_total", "Attempts to make room.", ())
 PENDING = metrics.gauge("scheduler_pending_pods", "Pods waiting, by queue.", ("queue",))
 
 
@@ -51,16 +52,24 @@ class SchedulingLoop:
         cluster: Cluster,
         profiles: Mapping[str, Profile],
         recorder: EventRecorder,
-        rng: random.Random,
+        rng: Rng,
+        archive: Archive | None = None,
     ) -> None:
-        self._client = client
         self._cluster = cluster
         self._profiles = profiles
-        self._recorder = recorder
         self._rng = rng
+        self._sheets = Sheets()
+        self._archive = archive or Archive()
         self._changed = asyncio.Event()
         self._room = asyncio.Semaphore(MAX_BINDINGS)
-        cluster.on_change = self._changed.set
+        self.waiting = Waiting()
+        self._binder = Binder(client, cluster, self.waiting)
+        self._report = Reporter(client, recorder)
+        cluster.on_change = self._wake
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._binder.notify()
 
     async def run(self) -> None:
         async with Background("bindings") as bindings:
@@ -96,66 +105,79 @@ class SchedulingLoop:
         ATTEMPTS.labels(result, profile.scheduler_name).inc()
         ATTEMPT_SECONDS.labels(result, profile.scheduler_name).observe(time.perf_counter() - started)
 
+    def _decide(self, info: PodInfo, profile: Profile) -> Decision:
+        started = time.perf_counter()
+        columns, nominated = self._cluster.columns, self._cluster.nominated
+        self._archive.remember(profile, info, columns, nominated, time.time())
+        decision = decide(profile, info, columns, self._rng, sheets=self._sheets, nominated=nominated)
+        DECISION_SECONDS.observe(time.perf_counter() - started)
+        return decision
+
     async def _attempt(self, queued: QueuedPod, profile: Profile) -> str:
         """Decide and bind one pod. Until the first await this runs alone: decision and assumption are one
         step.
         """
-        started = time.perf_counter()
-        decision = decide(profile, queued.info, self._cluster.columns, self._rng)
-        DECISION_SECONDS.observe(time.perf_counter() - started)
+        info = queued.info
+        decision = self._decide(info, profile)
         if decision.node is None:
-            self._cluster.queue.park(queued, wakes_on(profile, decision))
-            await self._report_unschedulable(queued.info, decision)
+            await self._refuse(queued, profile, decision)
             return "unschedulable"
-        self._cluster.assume(queued.info, decision.node)
+        self._archive.placed(info, decision.node)
+        self._cluster.assume(info, decision.node)
+        self._cluster.nominate(info, "")
         try:
-            async with asyncio.timeout(BIND_TIMEOUT):
-                await self._bind(queued.info, decision.node)
-        except (errors.StatusError, ConnectionFailed, TimeoutError) as error:
-            log.warning("binding failed", extra={"pod": queued.info.key, "error": str(error)})
-            self._cluster.forget(queued.info)
-            if errors.is_not_found(error):
-                self._cluster.queue.delete(queued.info.key)
-            else:
-                self._cluster.queue.retry(queued)
-            return "error"
-        self._cluster.queue.settle(queued.info.key, queued.info.uid)
-        text = f"Successfully assigned {queued.info.key} to {decision.node}"
-        self._recorder.event(_reference(queued.info), "Normal", "Scheduled", text)
+            await self._binder.bind(profile, info, decision.node)
+        except Rejected as error:
+            self._cluster.forget(info)
+            await self._give_back(queued, profile, decision, error)
+            return "unschedulable" if error.plugin else "error"
+        self._cluster.queue.settle(info.key, info.uid)
+        self._report.scheduled(info, decision.node)
         return "scheduled"
 
-    async def _bind(self, info: PodInfo, node: str) -> None:
-        binding = {
-            "apiVersion": "v1",
-            "kind": "Binding",
-            "metadata": {"name": info.name, "namespace": info.namespace, "uid": info.uid},
-            "target": {"kind": "Node", "name": node},
-        }
-        await self._client.create(PODS, binding, info.namespace, name=info.name, subresource="binding")
+    async def _give_back(
+        self, queued: QueuedPod, profile: Profile, decision: Decision, error: Rejected
+    ) -> None:
+        """The binding cycle failed: park the pod if a plugin said no, else retry after back-off."""
+        if error.vanished:
+            self._cluster.queue.delete(queued.info.key)
+            return
+        log.warning("not bound", extra={"pod": queued.info.key, "error": str(error)})
+        if error.plugin:
+            self._cluster.queue.park(queued, ~NOTHING)
+            await self._report.unschedulable(queued.info, str(error), nominated=None)
+        else:
+            self._cluster.queue.retry(queued)
 
-    async def _report_unschedulable(self, info: PodInfo, decision: Decision) -> None:
-        """An event and the pod's condition, as kube-scheduler words them."""
-        self._recorder.event(_reference(info), "Warning", "FailedScheduling", decision.message)
-        condition = {
-            "type": "PodScheduled",
-            "status": "False",
-            "reason": "Unschedulable",
-            "message": decision.message,
-            "lastProbeTime": None,
-            "lastTransitionTime": meta.now_rfc3339(time.time()),
-        }
-        try:
-            async with asyncio.timeout(BIND_TIMEOUT):
-                await self._client.patch(
-                    PODS,
-                    info.name,
-                    {"metadata": {"uid": info.uid}, "status": {"conditions": [condition]}},
-                    info.namespace,
-                    content_type=STRATEGIC,
-                    subresource="status",
-                )
-        except (errors.StatusError, ConnectionFailed, TimeoutError) as error:
-            log.debug("pod condition not written", extra={"pod": info.key, "error": str(error)})
+    async def _refuse(self, queued: QueuedPod, profile: Profile, decision: Decision) -> None:
+        """No node fits: try to make room, park, and say why."""
+        info = queued.info
+        outcome = self._make_room(info, profile, decision)
+        message = f"{decision.message} {outcome.message}".rstrip()
+        self._archive.refused(info, message)
+        nominated = outcome.node if outcome.node or info.nominated_node else None
+        self._cluster.nominate(info, outcome.node)
+        self._cluster.queue.park(queued, wakes_on(profile, decision))
+        if outcome.node:
+            PREEMPTIONS.inc()
+            await self._report.unschedulable(info, message, nominated=nominated)
+            await self._report.evict(profile, info, outcome)
+        else:
+            await self._report.unschedulable(info, message, nominated=nominated)
+
+    def _make_room(self, info: PodInfo, profile: Profile, decision: Decision) -> Outcome:
+        """The first plan of a PostFilter plugin, or all their messages."""
+        messages: list[str] = []
+        if not decision.total:
+            return Outcome("")
+        for plugin in profile.post_filters:
+            outcome = plugin.post_filter(
+                profile, info, self._cluster.columns, decision.failures, self._cluster.nominated, self._rng
+            )
+            if outcome.node:
+                return outcome
+            messages.append(outcome.message)
+        return Outcome(", ".join(message for message in messages if message))
 
 
 def wakes_on(profile: Profile, decision: Decision) -> ClusterEvent:
@@ -163,15 +185,8 @@ def wakes_on(profile: Profile, decision: Decision) -> ClusterEvent:
     there is none.
     """
     events = ClusterEvent.NODE_ADDED
-    for plugin in profile.filters:
+    refusers: tuple[Refuser, ...] = (*profile.pre_filters, *profile.filters)
+    for plugin in refusers:
         if plugin.name in decision.rejected_by:
             events |= plugin.events
     return events
-
-
-def _reference(info: PodInfo) -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": info.name, "namespace": info.namespace, "uid": info.uid},
-    }

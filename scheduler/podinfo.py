@@ -3,15 +3,21 @@
 Everything a plugin needs from a Pod object is taken out of it here, so that filters and scores never parse.
 The rules for requests are those of Kubernetes' `resourcehelper.PodRequests`: the sum of the containers
 (restartable init containers run beside them), or the largest step of the init sequence if that is more, plus
-the overhead.
+the overhead. Requests of the pod as a whole (`spec.resources`, KEP-2837) take the place of the containers'.
+
+Pods made from one template share everything but their identity. `PodInfo.signature` is the encoded form of
+what they share; the shared part is compiled from the signature and from nothing else, so equal signatures
+mean pods that no plugin can tell apart (but by identity, claims and owner).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
+
+import orjson
 
 from apimachinery import quantity
 
@@ -98,12 +104,15 @@ class NodeTerm:
 
 @dataclass(frozen=True, slots=True)
 class PodTerm:
-    """A pod affinity or anti-affinity term. `namespaces` None means all namespaces."""
+    """A pod affinity or anti-affinity term. `namespaces` None means all namespaces; with `living` pods that
+    are being deleted are not counted (topology spread).
+    """
 
     selector: Selector
     topology_key: str
     namespaces: frozenset[str] | None
     namespace_selector: Selector | None = None
+    living: bool = False
 
     def covers(self, namespace: str, namespace_labels: Mapping[str, str]) -> bool:
         if self.namespaces is None or namespace in self.namespaces:
@@ -119,9 +128,9 @@ class Spread:
     topology_key: str
     hard: bool
     selector: Selector
-    min_domains: int
-    honor_affinity: bool
-    honor_taints: bool
+    min_domains: int = 1
+    honor_affinity: bool = True
+    honor_taints: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +141,18 @@ class PodInfo:
     uid: str
     namespace: str
     name: str
+    node_name: str
+    claims: tuple[str, ...]
+    owner: tuple[str, str] | None  # kind and name of the controller
+    terminating: bool
+    signature: bytes  # stands for every field below, down to the mark
     labels: Mapping[str, str]
     priority: int
+    preempts: bool  # preemptionPolicy is not Never
     scheduler_name: str
     requests: Mapping[str, int]  # cpu in millicores, everything else in units
     scoring_cpu: int
     scoring_memory: int
-    node_name: str
     node_selector: tuple[Requirement, ...]
     node_terms: tuple[NodeTerm, ...] | None  # required node affinity: any term
     preferred_node_terms: tuple[tuple[int, NodeTerm], ...]
@@ -150,8 +164,10 @@ class PodInfo:
     preferred_anti_affinity: tuple[tuple[int, PodTerm], ...]
     spreads: tuple[Spread, ...]
     images: tuple[str, ...]
-    claims: tuple[str, ...]
     gates: tuple[str, ...]
+    # -- the mark: status, in which a change makes no new pod of it
+    started: str = field(default="", compare=False)  # RFC 3339, so that text order is time order
+    nominated_node: str = field(default="", compare=False)
 
 
 @lru_cache(maxsize=4096)
@@ -198,6 +214,8 @@ def pod_requests(spec: Object, *, scoring: bool = False) -> dict[str, int]:
             _raise_to(peak, step)
     _add(total, sidecars)
     _raise_to(total, peak)
+    whole = (spec.get("resources") or {}).get("requests") or {}
+    total.update({resource: amount(resource, str(text)) for resource, text in whole.items()})
     for resource, text in (spec.get("overhead") or {}).items():
         _add(total, {resource: amount(resource, str(text))})
     return total
@@ -286,58 +304,135 @@ def _weighted(items: Iterable[Object] | None, namespace: str, labels: Mapping[st
     )
 
 
+def _container_part(container: Object) -> list[Any]:
+    return [
+        (container.get("resources") or {}).get("requests"),
+        [port for port in container.get("ports") or () if port.get("hostPort")],
+        container.get("image"),
+        container.get("restartPolicy"),
+    ]
+
+
+_SHARED = (
+    "nodeSelector",
+    "affinity",
+    "tolerations",
+    "topologySpreadConstraints",
+    "overhead",
+    "priority",
+    "preemptionPolicy",
+    "schedulerName",
+    "schedulingGates",
+)
+
+
+def _signature(namespace: str, labels: Object, spec: Object) -> bytes:
+    """All that placement depends on and that pods of one template share."""
+    shared = {name: spec[name] for name in _SHARED if spec.get(name) is not None}
+    return orjson.dumps(
+        [
+            namespace,
+            labels,
+            shared,
+            [_container_part(each) for each in spec.get("containers") or ()],
+            [_container_part(each) for each in spec.get("initContainers") or ()],
+            (spec.get("resources") or {}).get("requests"),
+        ],
+        option=orjson.OPT_SORT_KEYS,
+    )
+
+
+def _unpacked(part: list[Any]) -> Object:
+    requests, ports, image, restart = part
+    return {"resources": {"requests": requests}, "ports": ports, "image": image, "restartPolicy": restart}
+
+
+@lru_cache(maxsize=8192)
+def _shared_part(signature: bytes) -> Mapping[str, Any]:
+    """The fields of a PodInfo that the signature stands for."""
+    namespace, labels, spec, containers, init, whole = orjson.loads(signature)
+    spec["containers"] = [_unpacked(part) for part in containers]
+    spec["initContainers"] = [_unpacked(part) for part in init]
+    spec["resources"] = {"requests": whole}
+    scoring = pod_requests(spec, scoring=True)
+    return {
+        "namespace": namespace,
+        "signature": signature,
+        "labels": labels,
+        "priority": int(spec.get("priority") or 0),
+        "preempts": spec.get("preemptionPolicy") != "Never",
+        "scheduler_name": spec.get("schedulerName", "default-scheduler"),
+        "requests": pod_requests(spec),
+        "scoring_cpu": scoring.get(CPU, 0),
+        "scoring_memory": scoring.get(MEMORY, 0),
+        "node_selector": tuple(
+            Requirement(key, "In", (value,)) for key, value in (spec.get("nodeSelector") or {}).items()
+        ),
+        "tolerations": _tolerations(spec),
+        "host_ports": _host_ports(spec),
+        "spreads": tuple(_spread(item, labels) for item in spec.get("topologySpreadConstraints") or ()),
+        "images": tuple(each["image"] or "" for each in [*spec["initContainers"], *spec["containers"]]),
+        "gates": tuple(gate["name"] for gate in spec.get("schedulingGates") or ()),
+        **_affinities(spec.get("affinity") or {}, namespace, labels),
+    }
+
+
+def _tolerations(spec: Object) -> tuple[Toleration, ...]:
+    return tuple(
+        Toleration(
+            item.get("key", ""), item.get("operator", "Equal"), item.get("value", ""), item.get("effect", "")
+        )
+        for item in spec.get("tolerations") or ()
+    )
+
+
+def _affinities(affinity: Object, namespace: str, labels: Mapping[str, str]) -> Mapping[str, Any]:
+    hard = "requiredDuringSchedulingIgnoredDuringExecution"
+    soft = "preferredDuringSchedulingIgnoredDuringExecution"
+    node = affinity.get("nodeAffinity") or {}
+    near, apart = affinity.get("podAffinity") or {}, affinity.get("podAntiAffinity") or {}
+    return {
+        "node_terms": compile_node_selector(node.get(hard)),
+        "preferred_node_terms": compile_preferences(node.get(soft)),
+        "affinity": tuple(_pod_term(term, namespace, labels) for term in near.get(hard) or ()),
+        "anti_affinity": tuple(_pod_term(term, namespace, labels) for term in apart.get(hard) or ()),
+        "preferred_affinity": _weighted(near.get(soft), namespace, labels),
+        "preferred_anti_affinity": _weighted(apart.get(soft), namespace, labels),
+    }
+
+
+def compile_node_selector(selector: Object | None) -> tuple[NodeTerm, ...] | None:
+    """A core/v1 NodeSelector: any of its terms; None where there is none."""
+    if not selector:
+        return None
+    return tuple(_node_term(term) for term in selector.get("nodeSelectorTerms") or ())
+
+
+def compile_preferences(items: Iterable[Object] | None) -> tuple[tuple[int, NodeTerm], ...]:
+    """core/v1 PreferredSchedulingTerms."""
+    return tuple((int(item["weight"]), _node_term(item["preference"])) for item in items or ())
+
+
+def _owner(meta: Object) -> tuple[str, str] | None:
+    for each in meta.get("ownerReferences") or ():
+        if each.get("controller"):
+            return each["kind"], each["name"]
+    return None
+
+
 def compile_pod(pod: Object) -> PodInfo:
     """Take out of a Pod object all that scheduling depends on."""
-    meta, spec = pod["metadata"], pod.get("spec") or {}
+    meta, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
     namespace, name = meta.get("namespace", ""), meta["name"]
-    labels: dict[str, str] = meta.get("labels") or {}
-    affinity = spec.get("affinity") or {}
-    node = affinity.get("nodeAffinity") or {}
-    required = node.get("requiredDuringSchedulingIgnoredDuringExecution")
-    near, apart = affinity.get("podAffinity") or {}, affinity.get("podAntiAffinity") or {}
-    hard, soft = (
-        "requiredDuringSchedulingIgnoredDuringExecution",
-        "preferredDuringSchedulingIgnoredDuringExecution",
-    )
-    scoring = pod_requests(spec, scoring=True)
-    containers = [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
     return PodInfo(
         key=f"{namespace}/{name}",
         uid=meta.get("uid", ""),
-        namespace=namespace,
         name=name,
-        labels=labels,
-        priority=int(spec.get("priority") or 0),
-        scheduler_name=spec.get("schedulerName", "default-scheduler"),
-        requests=pod_requests(spec),
-        scoring_cpu=scoring.get(CPU, 0),
-        scoring_memory=scoring.get(MEMORY, 0),
         node_name=spec.get("nodeName", ""),
-        node_selector=tuple(
-            Requirement(key, "In", (value,)) for key, value in (spec.get("nodeSelector") or {}).items()
-        ),
-        node_terms=tuple(_node_term(term) for term in required.get("nodeSelectorTerms") or ())
-        if required
-        else None,
-        preferred_node_terms=tuple(
-            (int(item["weight"]), _node_term(item["preference"])) for item in node.get(soft) or ()
-        ),
-        tolerations=tuple(
-            Toleration(
-                item.get("key", ""),
-                item.get("operator", "Equal"),
-                item.get("value", ""),
-                item.get("effect", ""),
-            )
-            for item in spec.get("tolerations") or ()
-        ),
-        host_ports=_host_ports(spec),
-        affinity=tuple(_pod_term(term, namespace, labels) for term in near.get(hard) or ()),
-        anti_affinity=tuple(_pod_term(term, namespace, labels) for term in apart.get(hard) or ()),
-        preferred_affinity=_weighted(near.get(soft), namespace, labels),
-        preferred_anti_affinity=_weighted(apart.get(soft), namespace, labels),
-        spreads=tuple(_spread(item, labels) for item in spec.get("topologySpreadConstraints") or ()),
-        images=tuple(container.get("image", "") for container in containers),
-        claims=_claims(spec, name),
-        gates=tuple(gate["name"] for gate in spec.get("schedulingGates") or ()),
+        claims=_claims(spec, name) if spec.get("volumes") else (),
+        owner=_owner(meta),
+        terminating=bool(meta.get("deletionTimestamp")),
+        started=status.get("startTime") or "",
+        nominated_node=status.get("nominatedNodeName") or "",
+        **_shared_part(_signature(namespace, meta.get("labels") or {}, spec)),
     )

@@ -14,12 +14,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from scheduler.framework import ClusterEvent
+from scheduler.framework import NOTHING, ClusterEvent
+from scheduler.plugins.priority_sort import PrioritySort
+from scheduler.plugins.scheduling_gates import SchedulingGates
 from scheduler.podinfo import PodInfo
+
+Gate = Callable[[PodInfo], str | None]
+SortKey = Callable[[PodInfo, float], tuple[float, ...]]
 
 INITIAL_BACKOFF = 1.0
 MAXIMUM_BACKOFF = 10.0
-NOTHING = ClusterEvent(0)
 UNSCHEDULABLE_TIMEOUT = 300.0  # even without an event, a parked pod is tried again after this
 
 
@@ -47,14 +51,18 @@ class QueuedPod:
 
 
 class SchedulingQueue:
-    """Pods by priority, then by age."""
+    """Pods in the order of the QueueSort plugin; those that a PreEnqueue plugin holds back wait aside."""
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    def __init__(
+        self, now: Callable[[], float], gate: Gate | None = None, sort_key: SortKey | None = None
+    ) -> None:
         self._now = now
+        self._gate = gate or SchedulingGates().pre_enqueue
+        self._sort_key = sort_key or PrioritySort().sort_key
         self._pods: dict[str, QueuedPod] = {}
         self._parked: dict[str, QueuedPod] = {}
         self._in_flight: dict[str, QueuedPod] = {}
-        self._active: list[tuple[int, float, int, str]] = []
+        self._active: list[tuple[tuple[float, ...], int, str]] = []
         self._backoff: list[tuple[float, int, str]] = []
         self._tickets = itertools.count(1)
 
@@ -79,13 +87,13 @@ class SchedulingQueue:
             return
         queued = QueuedPod(info, Place.GATED, self._now())
         self._pods[info.key] = queued
-        if not info.gates:
+        if self._gate(info) is None:
             self._activate(queued)
 
     def _update(self, queued: QueuedPod, info: PodInfo) -> None:
         changed = info != queued.info
         queued.info = info
-        if queued.place is Place.GATED and not info.gates:
+        if queued.place is Place.GATED and self._gate(info) is None:
             self._activate(queued)
         elif queued.place is Place.UNSCHEDULABLE and changed:
             self._wake(queued)
@@ -187,4 +195,5 @@ class SchedulingQueue:
     def _activate(self, queued: QueuedPod) -> None:
         self._leave(queued)
         queued.place, queued.ticket = Place.ACTIVE, next(self._tickets)
-        heapq.heappush(self._active, (-queued.info.priority, queued.added, queued.ticket, queued.info.key))
+        order = self._sort_key(queued.info, queued.added)
+        heapq.heappush(self._active, (order, queued.ticket, queued.info.key))

@@ -196,7 +196,7 @@ LISTS: dict[str, tuple[str, tuple[str, ...]]] = {
         name: ("map", (key,))
         for name, (strategy, key) in PATCH.items()
         if key
-        and not name.endswith((".ports", ".topologySpreadConstraints", "JobStatus.conditions"))
+        and not name.endswith((".ports", ".topologySpreadConstraints", "JobStatus.conditions", ".hostIPs"))
         and "merge" in strategy
     },
     "Container.ports": ("map", ("containerPort", "protocol")),
@@ -208,7 +208,23 @@ LISTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "ObjectMeta.finalizers": ("set", ()),
     "NodeSpec.podCIDRs": ("set", ()),
     "Endpoint.addresses": ("set", ()),
+    "CSIDriverSpec.volumeLifecycleModes": ("set", ()),
+    "PodFailurePolicyOnExitCodesRequirement.values": ("set", ()),
+    "UncountedTerminatedPods.succeeded": ("set", ()),
+    "UncountedTerminatedPods.failed": ("set", ()),
+    "CustomResourceDefinitionStatus.conditions": ("map", ("type",)),
+    "ServiceCIDRStatus.conditions": ("map", ("type",)),
+    "ValidatingAdmissionPolicyStatus.conditions": ("map", ("type",)),
+    "ValidatingAdmissionPolicySpec.matchConditions": ("map", ("name",)),
+    "ValidatingAdmissionPolicySpec.variables": ("map", ("name",)),
+    "ValidatingWebhook.matchConditions": ("map", ("name",)),
+    "MutatingWebhook.matchConditions": ("map", ("name",)),
+    "ResourceStatus.resources": ("map", ("resourceID",)),
+    "JSONSchemaProps.x-kubernetes-validations": ("map", ("rule",)),
 }
+
+# Defaults of key fields: an item that leaves the field out is known by this value.
+KEY_DEFAULTS: dict[str, object] = {"ContainerPort.protocol": "TCP", "ServicePort.protocol": "TCP"}
 
 # x-kubernetes-map-type: atomic.
 ATOMIC_STRUCTS = _words(
@@ -217,8 +233,41 @@ ATOMIC_STRUCTS = _words(
     "ResourceFieldSelector NodeSelector NodeSelectorTerm OwnerReference TypedLocalObjectReference "
     "SecretReference "
     "TopologySelectorTerm CrossVersionObjectReference RoleRef Subject EndpointAddress EndpointPort "
-    "ScopeSelector ScopedResourceSelectorRequirement"
+    "ScopeSelector ScopedResourceSelectorRequirement ServiceBackendPort ParamKind ParamRef MatchResources "
+    "NamedRuleWithOperations FileKeySelector"
 )
+# Fields whose own marker says granular although their type is atomic.
+GRANULAR_FIELDS = frozenset({"PersistentVolumeSpec.claimRef"})
 ATOMIC_MAPS = frozenset(
-    {"ServiceSpec.selector", "PodSpec.nodeSelector", "ReplicationControllerSpec.selector"}
+    {
+        "ServiceSpec.selector",
+        "PodSpec.nodeSelector",
+        "ReplicationControllerSpec.selector",
+        "Scheduling.nodeSelector",
+    }
+)
+
+# Optional struct fields that are values, not pointers: Go writes them even when they are empty. Those of
+# top-level kinds (metadata, spec, status) are all of this sort and not listed; required ones neither.
+VALUE_STRUCTS = frozenset(
+    {
+        "PodTemplateSpec.metadata",
+        "PodTemplateSpec.spec",
+        "JobTemplateSpec.metadata",
+        "JobTemplateSpec.spec",
+        "ReplicaSetSpec.template",
+        "PodTemplate.template",
+        "DeploymentSpec.strategy",
+        "StatefulSetSpec.updateStrategy",
+        "DaemonSetSpec.updateStrategy",
+        "PersistentVolumeClaimSpec.resources",
+        "ServiceStatus.loadBalancer",
+        "IngressStatus.loadBalancer",
+        "NodeStatus.daemonEndpoints",
+        "NodeStatus.nodeInfo",
+        "NodeDaemonEndpoints.kubeletEndpoint",
+        "Event.source",
+        "Event.deprecatedSource",
+        "Event.regarding",
+    }
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from apimachinery.schema import facts
 from apimachinery.schema.table import Definition, Field, Type, load, ref_of
 
 QUANTITY = "io.k8s.apimachinery.pkg.api.resource.Quantity"
@@ -88,7 +89,9 @@ def _note_shared(kind: Type, out: dict[str, Any]) -> None:
 def _definition(definition: Definition) -> dict[str, Any]:
     out: dict[str, Any] = {"description": definition.description, "type": "object"}
     if definition.fields:
-        out["properties"] = {name: _property(field) for name, field in definition.fields.items()}
+        out["properties"] = {
+            name: _property(field, f"{definition.short}.{name}") for name, field in definition.fields.items()
+        }
     required = [field.name for field in definition.fields.values() if field.required]
     if required:
         out["required"] = required
@@ -100,7 +103,8 @@ def _definition(definition: Definition) -> dict[str, Any]:
     return out
 
 
-def _property(field: Field) -> dict[str, Any]:
+def _property(field: Field, full: str) -> dict[str, Any]:
+    """The schema of a field; `full` is its name among the facts."""
     out = _schema(field.type)
     # A reference may have no siblings: its description wraps it.
     if "$ref" in out:
@@ -109,6 +113,8 @@ def _property(field: Field) -> dict[str, Any]:
             del out["default"]
     elif field.required and isinstance(field.type, str) and field.type in _DEFAULTS:
         out["default"] = _DEFAULTS[field.type]
+    if full in facts.KEY_DEFAULTS:
+        out["default"] = facts.KEY_DEFAULTS[full]
     out["description"] = field.description
     if field.patch_strategy:
         out["x-kubernetes-patch-strategy"] = field.patch_strategy
@@ -120,6 +126,8 @@ def _property(field: Field) -> dict[str, Any]:
         out["x-kubernetes-list-map-keys"] = list(field.list_keys)
     if field.map_type:
         out["x-kubernetes-map-type"] = field.map_type
+    if full in facts.GRANULAR_FIELDS:
+        out["x-kubernetes-map-type"] = "granular"
     return out
 
 

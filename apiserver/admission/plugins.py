@@ -7,20 +7,27 @@ from collections.abc import Sequence
 from apiserver.admission.base import Context, Plugin
 from apiserver.admission.escalation import EscalationCheck
 from apiserver.admission.lifecycle import NamespaceLifecycle
+from apiserver.admission.limits import LimitRanger
 from apiserver.admission.noderestriction import NodeRestriction
 from apiserver.admission.pods import DefaultTolerationSeconds, Priority, RuntimeClass, TaintNodesByCondition
+from apiserver.admission.quotas import ResourceQuota
 from apiserver.admission.serviceaccount import ServiceAccount
+from apiserver.admission.webhooks import MutatingAdmissionWebhook, ValidatingAdmissionWebhook
 from apiserver.registry.call import Call
 
 # In the order they run, as in Kubernetes.
 ORDER: tuple[type[Plugin], ...] = (
     NamespaceLifecycle,
+    LimitRanger,
     ServiceAccount,
     NodeRestriction,
     TaintNodesByCondition,
     Priority,
     DefaultTolerationSeconds,
     RuntimeClass,
+    MutatingAdmissionWebhook,
+    ValidatingAdmissionWebhook,
+    ResourceQuota,  # the last to speak: what it charges should be created
 )
 DEFAULT_OFF = frozenset({"NodeRestriction"})
 

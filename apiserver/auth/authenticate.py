@@ -18,12 +18,7 @@ from apimachinery import errors
 from apiserver.auth.user import ANONYMOUS_USER, User, authenticated
 from componentbase import tlsutil
 
-ANONYMOUS_PATHS = ("/livez", "/readyz", "/healthz", "/version")
 TokenCheck = Callable[[str], User | None]
-
-
-def anonymous_may_ask(path: str) -> bool:
-    return any(path == base or path.startswith(base + "/") for base in ANONYMOUS_PATHS)
 
 
 @lru_cache(4096)
@@ -94,7 +89,7 @@ class FrontProxy:
 class Authenticates(Protocol):
     """What the chain asks for the user behind a request."""
 
-    def authenticate(self, der: bytes | None, headers: Mapping[str, str], path: str) -> User: ...
+    def authenticate(self, der: bytes | None, headers: Mapping[str, str]) -> User: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +101,8 @@ class Authenticator:
     tokens: TokenCheck | None = None
     anonymous: bool = True
 
-    def authenticate(self, der: bytes | None, headers: Mapping[str, str], path: str) -> User:
-        """Raises 401 for an invalid token, and for no identity where anonymous requests are not allowed."""
+    def authenticate(self, der: bytes | None, headers: Mapping[str, str]) -> User:
+        """Raises 401 for a token or certificate that is nobody's, and for no identity if none is allowed."""
         if der is not None:
             if self.front_proxy is not None and (user := self.front_proxy.user(der, headers)):
                 return user
@@ -124,6 +119,6 @@ class Authenticator:
             if user is None:
                 raise errors.unauthorized()
             return user
-        if self.anonymous and anonymous_may_ask(path):
-            return ANONYMOUS_USER
+        if self.anonymous and der is None:
+            return ANONYMOUS_USER  # what it may ask is decided by RBAC: health and version
         raise errors.unauthorized()

@@ -16,6 +16,7 @@ from apiserver.rest.options import DeleteOptions
 Object = dict[str, Any]
 
 ORPHAN, FOREGROUND = "orphan", "foregroundDeletion"
+CLEANUP = "customresourcecleanup.apiextensions.k8s.io"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ def plan(kind: Kind, stored: Object, options: DeleteOptions, now: float) -> Dele
     obj = copy.deepcopy(stored)
     fields = obj["metadata"]
     _set_finalizers(kind, fields, options.propagation)
+    _keep_until_cleaned(kind, fields)
     grace = _grace_seconds(kind, obj, options)
     deleting = "deletionTimestamp" in fields
     if deleting:
@@ -101,6 +103,17 @@ def _set_finalizers(kind: Kind, fields: Object, propagation: str) -> None:
         fields["finalizers"] = finalizers
     else:
         fields.pop("finalizers", None)
+
+
+def _keep_until_cleaned(kind: Kind, fields: Object) -> None:
+    """A CustomResourceDefinition stays until its instances are gone, which extensions/controller.py sees
+    to.
+    """
+    if kind.group != "apiextensions.k8s.io" or "deletionTimestamp" in fields:
+        return
+    finalizers = fields.get("finalizers") or []
+    if CLEANUP not in finalizers:
+        fields["finalizers"] = [*finalizers, CLEANUP]
 
 
 def _grace_seconds(kind: Kind, obj: Object, options: DeleteOptions) -> int | None:

@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 
 from apimachinery import errors, meta
+from apimachinery.errors import Cause
 from apimachinery.scheme import Kind
 from apiserver.registry import faults
 
@@ -45,6 +46,17 @@ def check_name(obj: Object, name: str) -> None:
         raise errors.bad_request(
             f"the name of the object ({given}) does not match the name on the URL ({name})"
         )
+
+
+def causes(obj: Object, kind: Kind) -> list[Cause]:
+    """What is wrong with the object's metadata. Custom resources and their definitions may have finalizers
+    without
+    a domain; only the built-in groups insist on one (core validation's ValidateFinalizerName).
+    """
+    found = meta.validate_object_meta(obj, kind)
+    if hasattr(kind, "schema") or kind.group == "apiextensions.k8s.io":
+        found = [cause for cause in found if not cause.message.endswith("nor is it fully qualified")]
+    return found
 
 
 def fill_new(kind: Kind, obj: Object, *, now: float, uid: str, rng: Random) -> None:

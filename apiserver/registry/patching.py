@@ -21,7 +21,7 @@ JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
-SUPPORTED = (JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH)
+SUPPORTED = (JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, APPLY_PATCH)
 
 
 def clone(obj: Object) -> Object:
@@ -32,10 +32,11 @@ def clone(obj: Object) -> Object:
 def parse(body: bytes, header: str, kind: Kind) -> Apply:
     """The function a PATCH body stands for. Raises 400 for a malformed one, 415 for another type."""
     media = negotiate.content_type(header)
-    if media not in SUPPORTED:
+    if media not in SUPPORTED or media == APPLY_PATCH:
         listed = ", ".join(SUPPORTED)
-        what = "server-side apply" if media == APPLY_PATCH else f'"{media}"'
-        raise errors.unsupported_media_type(f"{what} is not supported for patch, supported types: {listed}")
+        raise errors.unsupported_media_type(
+            f'"{media}" is not supported for patch, supported types: {listed}'
+        )
     document, _ = codec.parse_json(body)
     if media == JSON_PATCH:
         return lambda obj: json_patch.apply(obj, document)
@@ -45,3 +46,34 @@ def parse(body: bytes, header: str, kind: Kind) -> Apply:
         return lambda obj: merge.apply(obj, document)
     definition = definition_of(kind.group, kind.version, kind.kind)
     return lambda obj: strategic.apply(obj, document, definition)
+
+
+def is_apply(header: str) -> bool:
+    """Whether a PATCH is a server-side apply."""
+    return negotiate.content_type(header) == APPLY_PATCH
+
+
+def parse_apply(body: bytes, strictness: str, warnings: list[str]) -> Object:
+    """The configuration of an apply: YAML, of which JSON is a part. Raises 400 for a malformed one, and for
+    keys given twice when that is asked for (`Strict`).
+    """
+    if body.lstrip()[:1] == b"{":
+        document, duplicates = codec.parse_json(body, find_duplicates=strictness != "Ignore")
+    else:
+        document, duplicates = codec.parse_yaml(body)
+    if not isinstance(document, dict):
+        raise errors.bad_request("error decoding YAML: an applied configuration is an object")
+    found = [f'duplicate field "{path}"' for path in duplicates]
+    if found and strictness == "Strict":
+        raise errors.bad_request("error strict decoding YAML: " + ", ".join(found))
+    if strictness == "Warn":
+        warnings += found
+    return document
+
+
+def check_applied_type(config: Object, api_version: str, kind: str) -> None:
+    """An applied configuration says what it is. Raises 400."""
+    given = str(config.get("apiVersion") or ""), str(config.get("kind") or "")
+    if given != (api_version, kind):
+        group, _, version = given[0].rpartition("/")
+        raise errors.bad_request(f"invalid object type: {group}/{version}, Kind={given[1]}")

@@ -8,7 +8,6 @@ their `Strategy` and in `Hooks`.
 
 from __future__ import annotations
 
-import copy
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,9 +17,12 @@ from typing import Any, Protocol
 
 from apimachinery import errors, meta
 from apimachinery.errors import Cause, StatusError
+from apimachinery.managedfields import manager
 from apimachinery.scheme import Kind
 from apiserver.registry import deletion, faults, metadata
 from apiserver.registry.call import Call
+from apiserver.registry.ownership import Ownership
+from apiserver.registry.patching import clone
 from apiserver.registry.reading import Reader, relative_key, selector_filter, storage_key
 from apiserver.rest.options import DeleteOptions, ListOptions
 from apiserver.storage.cacher import Cacher, decode_stored, encode_stored
@@ -91,6 +93,7 @@ class Registry:
         self.admission: Admission = admission or NoAdmission()
         self._allocators = dict(allocators or {})
         self.settings = settings or Settings()
+        self.ownership = Ownership()
 
     async def create(self, call: Call, obj: Object) -> Object:
         """Store a new object. Raises 409 AlreadyExists, 422, 403 and 5xx."""
@@ -102,28 +105,36 @@ class Registry:
         generated = not metadata.metadata(obj).get("name")
         metadata.fill_new(kind, obj, now=settings.now(), uid=settings.new_uid(), rng=settings.rng)
         call.name = metadata.metadata(obj)["name"]
+        # Defaults belong to whoever writes, what admission adds to nobody.
+        kind.strategy.default(obj)
+        call.obj = self.ownership.track(call, obj, None, settings.now())
         await self.admission.mutate(call)
         obj = call.obj
         kind.strategy.default(obj)
         kind.strategy.prepare_create(obj)
-        causes = [*meta.validate_object_meta(obj, kind), *kind.strategy.validate(obj)]
+        causes = [*metadata.causes(obj, kind), *kind.strategy.validate(obj)]
         if causes:
             raise errors.invalid(kind.group, kind.kind, call.name, causes)
         await self.admission.validate(call)
         reservation = await self._reserve(kind, obj, None, call.dry_run)
         return await self._settle(reservation, self._create(call, obj, generated))
 
-    async def update(self, call: Call, compute: Compute) -> tuple[Object, bool]:
+    async def update(
+        self, call: Call, compute: Compute, *, create_missing: bool = False
+    ) -> tuple[Object, bool]:
         """Replace an object by what `compute` makes of (a copy of) the stored one.
 
-        `compute` may run several times. Returns the object and whether this created it (kinds that allow it).
+        `compute` may run several times; with an empty object where there is none and it may be made (kinds
+        that allow it, or `create_missing`). Returns the object and whether this created it.
         """
         current, live = await self._stored(call.kind, call.namespace, call.name)
         for _ in range(MAX_SWAPS):
             if current is None:
-                if not call.kind.strategy.allow_create_on_update or call.subresource:
-                    raise errors.not_found(call.kind.group, call.kind.resource, call.name)
-                return await self.create(call, await compute({})), True
+                made = await self._make_missing(call, compute, create_missing)
+                if made is not None:
+                    return made, True
+                current, live = await self._live(call.kind, call.namespace, call.name), True
+                continue
             try:
                 new, removes = await self._next_state(call, current, compute)
             except StatusError:
@@ -147,6 +158,20 @@ class Registry:
             except StorageError as error:
                 raise faults.as_status(error, call.kind, call.name) from error
         raise errors.conflict(call.kind.group, call.kind.resource, call.name, faults.MODIFIED)
+
+    async def _make_missing(self, call: Call, compute: Compute, create_missing: bool) -> Object | None:
+        """What an update of nothing creates; None when somebody else has just made it (for an apply, which
+        then goes on with that). Raises 404 where an update may not create.
+        """
+        allowed = create_missing or call.kind.strategy.allow_create_on_update
+        if not allowed or call.subresource:
+            raise errors.not_found(call.kind.group, call.kind.resource, call.name)
+        try:
+            return await self.create(call, await compute({}))
+        except StatusError as error:
+            if create_missing and errors.is_already_exists(error):
+                return None
+            raise
 
     async def delete(self, call: Call, options: DeleteOptions) -> tuple[Object, bool]:
         """Delete or mark; returns the object as it last was and whether it is gone."""
@@ -221,7 +246,7 @@ class Registry:
     async def _next_state(self, call: Call, old: Object, compute: Compute) -> tuple[Object, bool]:
         """What the object becomes, checked; and whether writing it completes its deletion."""
         kind = call.kind
-        new = await compute(copy.deepcopy(old))
+        new = await compute(clone(old))
         metadata.check_namespace(kind, new, call.namespace)
         metadata.check_name(new, call.name)
         if not new["metadata"].get("resourceVersion") and not kind.strategy.allow_unconditional_update:
@@ -233,13 +258,15 @@ class Registry:
             raise errors.invalid(kind.group, kind.kind, call.name, [cause])
         metadata.keep_stored(kind, new, old)
         metadata.own_status(kind, new, old, call.subresource)
-        call.obj, call.old = new, old
+        kind.strategy.default(new)
+        call.obj, call.old = self.ownership.track(call, new, old, self.settings.now()), old
         await self.admission.mutate(call)
         new = call.obj
         kind.strategy.default(new)
         causes = self._check_update(call, new, old)
         if causes:
             raise errors.invalid(kind.group, kind.kind, call.name, causes)
+        call.obj = new = manager.keep_times(new, old)
         await self.admission.validate(call)
         return new, deletion.is_finished(kind, new)
 
@@ -253,7 +280,7 @@ class Registry:
             strategy.prepare_update(new, old)
         metadata.bump_generation(kind, new, old)
         causes = meta.validate_object_meta_update(new, old)
-        causes += [cause for cause in meta.validate_object_meta(new, kind) if cause.field != "metadata.name"]
+        causes += [cause for cause in metadata.causes(new, kind) if cause.field != "metadata.name"]
         if call.subresource in STATUS_LIKE:
             causes += strategy.status_validate_update(new, old)
         elif call.subresource not in OWN_RULES:
@@ -304,9 +331,9 @@ class Registry:
         kind, expected = call.kind, int(old["metadata"]["resourceVersion"])
         if call.dry_run:
             return new
-        value = encode_stored(kind, new)
-        if value == encode_stored(kind, old) and not removes:
+        if new == old and not removes:
             return old
+        value = encode_stored(kind, new)
         key = storage_key(kind, call.namespace, call.name)
         if removes:
             revision = await self.store.delete(key, expected)

@@ -83,6 +83,8 @@ class Subresources:
         return await self._write_scale(request, kind, lambda _: body)
 
     async def patch_scale(self, request: Request, kind: Kind) -> Answer:
+        if patching.is_apply(request.headers.get("content-type", "")):
+            return await self.apply_scale(request, kind)
         scale_kind = Kind("autoscaling", "v1", "Scale", "scale", True, "")
         apply = patching.parse(await request.body(), request.headers.get("content-type", ""), scale_kind)
         return await self._write_scale(request, kind, apply)
@@ -93,12 +95,7 @@ class Subresources:
 
         async def change(stored: Object) -> Object:
             wanted = apply(scale_of(kind, stored))
-            replicas = (wanted.get("spec") or {}).get("replicas", 0)
-            if not isinstance(replicas, int) or isinstance(replicas, bool) or replicas < 0:
-                message = f"Invalid value: {replicas}: must be greater than or equal to 0"
-                raise errors.invalid(
-                    "autoscaling", "Scale", call.name, [Cause("FieldValueInvalid", message, "spec.replicas")]
-                )
+            replicas = _replicas((wanted.get("spec") or {}).get("replicas", 0), call.name)
             fields = wanted.get("metadata") or {}
             if fields.get("resourceVersion"):
                 stored["metadata"]["resourceVersion"] = fields["resourceVersion"]
@@ -107,6 +104,32 @@ class Subresources:
 
         call.subresource = ""
         obj, _ = await self._registry.update(call, change)
+        return self._scale_answer(request, kind, obj)
+
+    async def apply_scale(self, request: Request, kind: Kind) -> Answer:
+        """Apply a Scale: its one field is the object's own number of replicas."""
+        call = self._verbs.call(request, kind, "patch", applies=True)
+        writer, call.writer, call.subresource = call.writer, None, ""
+        assert writer is not None
+        config = patching.parse_apply(await request.body(), call.options.field_validation, call.warnings)
+        patching.check_applied_type(config, SCALE_VERSION, "Scale")
+        fields, spec = config.get("metadata") or {}, config.get("spec") or {}
+        if not isinstance(fields, dict) or not isinstance(spec, dict):
+            raise errors.bad_request("metadata and spec of a Scale are objects")
+        partial: Object = {"apiVersion": kind.api_version, "kind": kind.kind}
+        partial["metadata"] = {
+            name: fields[name] for name in ("name", "namespace", "resourceVersion") if name in fields
+        }
+        if "replicas" in spec:
+            _put(partial, _paths(kind).spec_replicas, _replicas(spec["replicas"], call.name))
+        registry = self._registry
+
+        async def applied(live: Object) -> Object:
+            now, force = registry.settings.now(), call.options.force
+            new = registry.ownership.apply(kind, writer, live, partial, now, force=force)
+            return self._verbs.decode(new, kind, call, ())
+
+        obj, _ = await registry.update(call, applied)
         return self._scale_answer(request, kind, obj)
 
     @staticmethod
@@ -144,6 +167,7 @@ class Subresources:
             )
             return pod
 
+        call.writer = None
         await self._registry.update(call, assign)
         return ok(
             {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}, 201
@@ -206,7 +230,7 @@ class Subresources:
             )
         for name in covering:
             call = self._verbs.call(request, budgets, "update")
-            call.name, call.subresource = name, "status"
+            call.name, call.subresource, call.writer = name, "status", None
             await self._registry.update(
                 call, _spend(pod["metadata"]["name"], meta.now_rfc3339(self._registry.settings.now()))
             )
@@ -345,6 +369,15 @@ def scale_of(kind: Kind, obj: Object) -> Object:
         "spec": {"replicas": _get(obj, scale.spec_replicas) or 0},
         "status": status,
     }
+
+
+def _replicas(value: Any, name: str) -> int:
+    """The number a Scale asks for. Raises 422 when it is none."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        message = f"Invalid value: {value}: must be greater than or equal to 0"
+        cause = Cause("FieldValueInvalid", message, "spec.replicas")
+        raise errors.invalid("autoscaling", "Scale", name, [cause])
+    return value
 
 
 def _paths(kind: Kind) -> Scale:

@@ -19,7 +19,7 @@ from apiserver.auth.authenticate import Authenticates
 from apiserver.auth.authorize import Decision, Union, attributes_of, refusal
 from apiserver.auth.user import User
 from apiserver.rest.flow import FlowControl, is_long_running
-from apiserver.rest.info import parse
+from apiserver.rest.info import RequestInfo, parse
 from apiserver.rest.message import (
     Answer,
     App,
@@ -131,7 +131,9 @@ class Chain:
     async def _answer(self, request: Request, send: Send) -> Answer | None:
         info = request.info
         tls = request.extensions.get("tls") or {}
-        request.user = self._authenticator.authenticate(tls.get("peer_cert_der"), request.headers, info.path)
+        if tls.get("peer_cert_error") and "authorization" not in request.headers:
+            raise errors.unauthorized()  # a certificate that does not verify is not the same as none
+        request.user = self._authenticator.authenticate(tls.get("peer_cert_der"), request.headers)
         if self._impersonate is not None:
             request.user = self._impersonate(request)
         level = self._flow.level(request.user, info)
@@ -141,10 +143,14 @@ class Chain:
             return await self._authorized(request, send)
 
     async def _authorized(self, request: Request, send: Send) -> Answer | None:
-        wanted = attributes_of(request.user, request.info)
-        decision, reason = self._authorizer.authorize(wanted)
-        if decision is not Decision.ALLOW:
-            raise refusal(wanted, reason)
+        def check(info: RequestInfo) -> None:
+            wanted = attributes_of(request.user, info)
+            decision, reason = self._authorizer.authorize(wanted)
+            if decision is not Decision.ALLOW:
+                raise refusal(wanted, reason)
+
+        check(request.info)
+        request.authorize = check
         if request.info.is_resource:
             return await self._resources(request)
         request.scope[STATE] = request
@@ -171,8 +177,6 @@ class Chain:
 
 def _placeholder(scope: Scope, receive: Receive) -> Request:
     """A request whose path could not even be parsed."""
-    from apiserver.rest.info import RequestInfo
-
     return Request(scope, receive, RequestInfo(scope.get("path", ""), scope["method"].lower()), {})
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from apimachinery.scheme import Kind, Scheme
+from apiserver.extensions.versions import version_order
 
 Object = dict[str, Any]
 
@@ -128,7 +129,7 @@ class Discovery:
             versions = out.setdefault(extra.group, [])
             if extra.version not in versions:
                 versions.append(extra.version)
-        return out
+        return {group: sorted(versions, key=version_order) for group, versions in out.items()}
 
     def group_versions(self) -> list[tuple[str, str]]:
         return [(group, version) for group, versions in self._groups().items() for version in versions]
@@ -156,7 +157,7 @@ def _resource(kind: Kind) -> Object:
 
 
 def _subresource(kind: Kind, name: str) -> Object:
-    group, version, shown, verbs = SUBRESOURCE_KINDS.get(name, ("", "", "", ("get",)))
+    group, version, shown, verbs = subresource_kind(kind, name)
     out: Object = {
         "name": f"{kind.resource}/{name}",
         "singularName": "",
@@ -196,8 +197,14 @@ def _aggregated_extra(extra: Extra) -> Object:
     }
 
 
-def _aggregated_subresource(kind: Kind, name: str) -> Object:
+def subresource_kind(kind: Kind, name: str) -> tuple[str, str, str, tuple[str, ...]]:
+    """Group, version, kind ("" = the parent's) and verbs of a kind's subresource."""
     group, version, shown, verbs = SUBRESOURCE_KINDS.get(name, ("", "", "", ("get",)))
+    return group, version, f"{kind.kind}ProxyOptions" if name == "proxy" else shown, verbs
+
+
+def _aggregated_subresource(kind: Kind, name: str) -> Object:
+    group, version, shown, verbs = subresource_kind(kind, name)
     response = (
         {"group": group, "version": version, "kind": shown}
         if shown

@@ -23,9 +23,17 @@ JSON = "application/json"
 TEXT = "text/plain; charset=utf-8"
 
 
+def _allow(_: RequestInfo) -> None:
+    return None
+
+
 @dataclass(slots=True)
 class Request:
-    """One HTTP request. `user` is who acts, after authentication."""
+    """One HTTP request. `user` is who acts, after authentication.
+
+    `authorize` raises 403 unless that user may do this as well; for a request that turns out to be two
+    (an apply that creates).
+    """
 
     scope: Scope
     receive: Receive
@@ -33,6 +41,7 @@ class Request:
     headers: dict[str, str]
     user: User = ANONYMOUS_USER
     warnings: list[str] = field(default_factory=list)
+    authorize: Callable[[RequestInfo], None] = _allow
 
     @property
     def method(self) -> str:

@@ -16,6 +16,7 @@ import orjson
 from apimachinery.schema import openapi
 from apimachinery.schema.decode import definition_of
 from apimachinery.scheme import Kind, Scheme
+from apiserver.extensions.serving import LIST_META, OBJECT_META, CustomKind, definition_name, openapi_schemas
 from componentbase.version import GIT_VERSION
 
 Object = dict[str, Any]
@@ -25,6 +26,7 @@ JSON = "application/json"
 _STRINGS = ("fieldManager", "fieldValidation", "dryRun", "pretty")
 _LISTS = ("labelSelector", "fieldSelector", "resourceVersion", "resourceVersionMatch", "continue")
 PATCHES = (
+    "application/apply-patch+yaml",
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
@@ -38,6 +40,11 @@ class OpenApi:
         self._scheme = scheme
         self._group_versions = group_versions
         self._documents: dict[str, tuple[bytes, str]] = {}
+
+    def forget(self, group: str, version: str) -> None:
+        """The kinds of a group version have changed: its document, and that of everything, are made again."""
+        self._documents.pop(f"apis/{group}/{version}", None)
+        self._documents.pop("v2", None)
 
     def index(self) -> bytes:
         paths = {}
@@ -62,7 +69,8 @@ class OpenApi:
         """A Swagger document of all definitions, without paths: current clients read those from v3."""
         if "v2" not in self._documents:
             names = [name for gv in self._group_versions() for name in openapi.definitions_of(*gv)]
-            text = orjson.dumps(openapi.schemas(names)).replace(b"#/components/schemas/", b"#/definitions/")
+            made = {**openapi.schemas(names), **self._custom(*self._group_versions())}
+            text = orjson.dumps(made).replace(b"#/components/schemas/", b"#/definitions/")
             document = {"swagger": "2.0", "info": INFO, "paths": {}, "definitions": orjson.loads(text)}
             self._documents["v2"] = _hashed(document)
         return self._documents["v2"]
@@ -72,8 +80,18 @@ class OpenApi:
         for kind in self._scheme:
             if (kind.group, kind.version) == (group, version):
                 paths.update(_paths(kind))
-        schemas = openapi.schemas(openapi.definitions_of(group, version))
+        custom = self._custom((group, version))
+        shared = [OBJECT_META, LIST_META] if custom else []
+        schemas = {**openapi.schemas([*openapi.definitions_of(group, version), *shared]), **custom}
         return {"openapi": "3.0.0", "info": INFO, "paths": paths, "components": {"schemas": schemas}}
+
+    def _custom(self, *group_versions: tuple[str, str]) -> Object:
+        """The schemas of custom resources in these group versions."""
+        out: Object = {}
+        for kind in self._scheme:
+            if isinstance(kind, CustomKind) and (kind.group, kind.version) in group_versions:
+                out.update(openapi_schemas(kind))
+        return out
 
 
 def _hashed(document: Object) -> tuple[bytes, str]:
@@ -111,13 +129,19 @@ def _methods(kind: Kind, verbs: dict[str, str], *, named: bool) -> Object:
 
 
 def _operation(kind: Kind, verb: str) -> Object:
-    ref = definition_of(kind.group, kind.version, kind.kind)
+    ref = (
+        definition_name(kind)
+        if isinstance(kind, CustomKind)
+        else definition_of(kind.group, kind.version, kind.kind)
+    )
     schema: Object = {"$ref": f"#/components/schemas/{ref}"} if ref else {"type": "object"}
     names = (
         _LISTS
         if verb in ("list", "deletecollection")
+        else (*_STRINGS, "force")
+        if verb == "patch"
         else _STRINGS
-        if verb in ("create", "update", "patch")
+        if verb in ("create", "update")
         else _STRINGS[2:]
     )
     area = kind.group.partition(".")[0].title() or "Core"
@@ -125,7 +149,12 @@ def _operation(kind: Kind, verb: str) -> Object:
     out: Object = {
         "operationId": f"{verb}{area}{kind.version.title()}{kind.kind}",
         "parameters": [
-            {"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": True}} for name in names
+            {
+                "name": name,
+                "in": "query",
+                "schema": {"type": "boolean" if name == "force" else "string", "uniqueItems": True},
+            }
+            for name in names
         ],
         "responses": {"200": {"description": "OK", "content": {JSON: {"schema": schema}}}},
         "x-kubernetes-action": action,
@@ -136,9 +165,16 @@ def _operation(kind: Kind, verb: str) -> Object:
     if verb == "patch":
         out["requestBody"] = {
             "required": True,
-            "content": {media: {"schema": {"type": "object"}} for media in PATCHES},
+            "content": {media: {"schema": {"type": "object"}} for media in _patches(kind)},
         }
     return out
+
+
+def _patches(kind: Kind) -> tuple[str, ...]:
+    """kubectl reads here how it may patch: strategic merge needs the schema of a built-in kind."""
+    if isinstance(kind, CustomKind):
+        return tuple(media for media in PATCHES if "strategic" not in media)
+    return PATCHES
 
 
 def _path_parameter(name: str) -> Object:

@@ -4,11 +4,13 @@ by name.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from apimachinery import errors
+from apimachinery import errors, field
 from apimachinery.errors import Cause
+from apimachinery.managedfields.owners import NAME_LIMIT as MANAGER_LIMIT
 from apiserver.rest.info import RequestInfo
 
 PROPAGATIONS = ("Orphan", "Background", "Foreground")
@@ -37,6 +39,7 @@ class WriteOptions:
     dry_run: bool = False
     field_validation: str = "Warn"
     field_manager: str = ""
+    force: bool = False  # PatchOptions of an apply
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,11 @@ def _check_match(options: ListOptions, *, watching: bool) -> None:
         refuse("resourceVersionMatch", 'resourceVersionMatch "exact" is forbidden for resourceVersion "0"')
 
 
-def write_options(info: RequestInfo) -> WriteOptions:
+_WRITE_KINDS = {"create": "CreateOptions", "update": "UpdateOptions"}
+
+
+def write_options(info: RequestInfo, *, applies: bool = False) -> WriteOptions:
+    """Create-, Update- or PatchOptions. Raises 400 and 422."""
     validation = info.first("fieldValidation")
     if validation not in FIELD_VALIDATIONS:
         raise errors.bad_request(
@@ -121,9 +128,25 @@ def write_options(info: RequestInfo) -> WriteOptions:
             '"Strict", "Warn"'
         )
     manager = info.first("fieldManager")
-    if len(manager) > 128:
-        raise errors.bad_request("fieldManager: Too long: may not be more than 128 bytes")
-    return WriteOptions(_dry_run(info.query.get("dryRun")), validation or "Warn", manager)
+    causes = list(_manager_causes(manager))
+    if info.verb == "patch":
+        if applies and not manager:
+            causes.insert(0, field.required("fieldManager", "is required for apply patch"))
+        if not applies and "force" in info.query:
+            causes.insert(0, field.forbidden("force", "may not be specified for non-apply patch"))
+    if causes:
+        raise errors.invalid("meta.k8s.io", _WRITE_KINDS.get(info.verb, "PatchOptions"), "", causes)
+    force = applies and info.flag("force")
+    return WriteOptions(_dry_run(info.query.get("dryRun")), validation or "Warn", manager, force)
+
+
+def _manager_causes(manager: str) -> Iterator[Cause]:
+    if len(manager.encode()) > MANAGER_LIMIT:
+        yield field.too_long("fieldManager", MANAGER_LIMIT)
+    for at, letter in enumerate(manager):
+        if not letter.isprintable():
+            shown = f"U+{ord(letter):04X}"
+            yield field.invalid("fieldManager", manager, f"invalid character {shown} (at position {at})")
 
 
 def delete_options(info: RequestInfo, body: dict[str, Any] | None) -> DeleteOptions:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from apimachinery import errors
 from apimachinery.scheme import Kind, Scheme
+from apiserver.extensions.serving import CustomKind
 from apiserver.rest.info import RequestInfo
 from apiserver.rest.message import Answer, Request
 from apiserver.rest.verbs import Verbs, unknown_resource
@@ -21,8 +22,17 @@ class Resources:
     verb.
     """
 
-    def __init__(self, scheme: Scheme, verbs: Verbs, subresources: Subresources, virtual: Virtual) -> None:
+    def __init__(
+        self,
+        scheme: Scheme,
+        verbs: Verbs,
+        subresources: Subresources,
+        virtual: Virtual,
+        settle: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """`settle` waits until the scheme holds every kind that has been defined up to now."""
         self._scheme = scheme
+        self._settle = settle
         self._subresources = subresources
         self._virtual = virtual
         self._verbs: Mapping[str, Endpoint] = {
@@ -43,9 +53,11 @@ class Resources:
             if info.verb != "create":
                 raise errors.method_not_supported(info.group, info.resource, info.verb)
             return await ask(request)
-        kind = self._scheme.resource(info.group, info.version, info.resource)
+        kind = await self._find(info)
         if kind is None or not _scope_fits(kind, info):
             raise unknown_resource()
+        if isinstance(kind, CustomKind) and kind.deprecation:
+            request.warnings.append(kind.deprecation)
         if info.subresource:
             return await self._subresource(request, kind)
         endpoint = self._verbs.get(info.verb)
@@ -57,6 +69,13 @@ class Resources:
                 details={},
             )
         return await endpoint(request, kind)
+
+    async def _find(self, info: RequestInfo) -> Kind | None:
+        kind = self._scheme.resource(info.group, info.version, info.resource)
+        if kind is None and self._settle is not None and "." in info.group:
+            await self._settle()
+            kind = self._scheme.resource(info.group, info.version, info.resource)
+        return kind
 
     async def _subresource(self, request: Request, kind: Kind) -> Answer:
         info = request.info

@@ -57,9 +57,15 @@ def _add_checks(app: FastAPI, health: Health) -> None:
         status, body, media = await health.answer(request.url.path, request.url.query.encode())
         return HttpResponse(body, status, media_type=media, headers={"x-content-type-options": "nosniff"})
 
+    async def version_slash(request: HttpRequest) -> HttpResponse:
+        status, body, media = await health.answer("/version", b"")
+        return HttpResponse(body, status, media_type=media)
+
     for path in HEALTH_PATHS:
         app.add_api_route(path, checks, methods=["GET", "HEAD"])
-        if path not in ("/metrics", "/version"):
+        if path == "/version":
+            app.add_api_route("/version/", version_slash, methods=["GET", "HEAD"])
+        elif path != "/metrics":
             app.add_api_route(path + "/{check:path}", checks, methods=["GET", "HEAD"])
 
 

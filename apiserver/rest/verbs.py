@@ -4,14 +4,19 @@ asked-for form.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from apimachinery import errors, table
 from apimachinery.errors import StatusError
+from apimachinery.managedfields.manager import metadata_of
+from apimachinery.managedfields.owners import name_from_agent
 from apimachinery.schema.decode import decode
 from apimachinery.scheme import Kind
-from apiserver.registry import patching
-from apiserver.registry.call import Call
+from apiserver.extensions.decoding import prune_unknown
+from apiserver.extensions.serving import CustomKind
+from apiserver.registry import metadata, patching
+from apiserver.registry.call import Call, Writer
 from apiserver.registry.registry import Registry
 from apiserver.rest import negotiate, options, render
 from apiserver.rest.message import Answer, Request, Response, Stream
@@ -77,6 +82,8 @@ class Verbs:
         return render.object_response(kind, updated, form, include, 201 if created else 200)
 
     async def patch(self, request: Request, kind: Kind) -> Answer:
+        if patching.is_apply(request.headers.get("content-type", "")):
+            return await self.apply(request, kind)
         form, include = self._form(request)
         call = self.call(request, kind, "patch")
         apply = patching.parse(await request.body(), request.headers.get("content-type", ""), kind)
@@ -88,6 +95,29 @@ class Verbs:
         updated, _ = await self.registry.update(call, patched)
         request.warnings += call.warnings
         return render.object_response(kind, updated, form, include)
+
+    async def apply(self, request: Request, kind: Kind) -> Answer:
+        """Server-side apply (KEP-555): a PATCH that creates what is not there."""
+        form, include = self._form(request)
+        call = self.call(request, kind, "patch", applies=True)
+        writer, call.writer = call.writer, None
+        assert writer is not None
+        config = patching.parse_apply(await request.body(), call.options.field_validation, call.warnings)
+        patching.check_applied_type(config, kind.api_version, kind.kind)
+        registry = self.registry
+
+        async def applied(live: Object) -> Object:
+            if not live:
+                request.authorize(replace(request.info, verb="create"))
+                _check_uid(kind, config, call.name)
+            now, force = registry.settings.now(), call.options.force
+            new = registry.ownership.apply(kind, writer, live, config, now, force=force)
+            obj = self.decode(new, kind, call, ())
+            metadata.check_name(obj, call.name)
+            return obj
+
+        obj, created = await registry.update(call, applied, create_missing=True)
+        return render.object_response(kind, obj, form, include, 201 if created else 200)
 
     async def delete(self, request: Request, kind: Kind) -> Answer:
         call, chosen = self.call(request, kind, "delete"), await self._delete_options(request)
@@ -108,9 +138,10 @@ class Verbs:
             negotiate.Form(),
         )
 
-    def call(self, request: Request, kind: Kind, verb: str) -> Call:
+    def call(self, request: Request, kind: Kind, verb: str, *, applies: bool = False) -> Call:
         info = request.info
-        chosen = options.write_options(info)
+        chosen = options.write_options(info, applies=applies)
+        name = chosen.field_manager or name_from_agent(request.headers.get("user-agent", ""))
         return Call(
             verb,
             kind,
@@ -121,6 +152,7 @@ class Verbs:
             chosen.dry_run,
             options=chosen,
             warnings=request.warnings,
+            writer=Writer(name, info.subresource),
         )
 
     async def read(self, request: Request, kind: Kind, call: Call) -> Object:
@@ -138,6 +170,8 @@ class Verbs:
         check_type(obj, kind)
         decoded, warnings = decode(kind, obj, strict=call.options.field_validation, duplicates=duplicates)
         call.warnings += [text for text in warnings if text not in call.warnings]
+        if isinstance(kind, CustomKind):
+            decoded = prune_unknown(decoded, kind, call.options.field_validation, call.warnings)
         rest = {name: value for name, value in decoded.items() if name not in ("kind", "apiVersion")}
         return {"kind": kind.kind, "apiVersion": kind.api_version, **rest}
 
@@ -168,6 +202,14 @@ def check_type(obj: Object, kind: Kind) -> None:
             f'{name} in version "{kind.version}" cannot be handled as a {kind.kind}: the kind in '
             "the data does not match the URL"
         )
+
+
+def _check_uid(kind: Kind, config: Object, name: str) -> None:
+    """What is meant for one certain object cannot create another. Raises 409."""
+    uid = metadata_of(config).get("uid")
+    if uid:
+        why = f"uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+        raise errors.conflict(kind.group, kind.resource, name, why)
 
 
 def deleted_status(kind: Kind, obj: Object) -> Object:

@@ -42,12 +42,67 @@ class Cacher:
         self._questions: list[asyncio.Future[int]] = []
         self._asked = asyncio.Event()
         self._behind: list[tuple[int, asyncio.Future[None]]] = []
+        self._held: dict[int, list[Change]] = {}  # by cache: what came while it was being listed
 
     def add(self, kind: Kind) -> None:
         """Serve a kind. Kinds that share a storage prefix (events) each get a cache of their own form."""
         cache = ResourceCache()
         self._resources.setdefault(kind.storage_prefix, []).append((kind, cache))
         self._by_kind[(kind.group, kind.version, kind.resource)] = cache
+
+    async def load(self, kind: Kind) -> ResourceCache:
+        """A current cache of a kind that appears while this runs. It follows the store at once, and is served
+        after `install`. Raises StorageError.
+        """
+        cache = ResourceCache()
+        followed = self._resources.setdefault(kind.storage_prefix, [])
+        followed.append((kind, cache))
+        held = self._held[id(cache)] = []
+        try:
+            entries, revision = await self._read(kind)
+            # A list of everything may have filled it meanwhile.
+            if not cache.generation:
+                cache.reset(entries, revision)
+            for change in held:
+                self._apply_to(kind, cache, change)
+        except BaseException:
+            followed[:] = [item for item in followed if item[1] is not cache]
+            raise
+        finally:
+            del self._held[id(cache)]
+        # Lists are stamped with this cacher's revision: it must not be older than what they show.
+        await self.wait_for(revision, CONFIRM_DEADLINE)
+        return cache
+
+    def install(self, kind: Kind, cache: ResourceCache) -> None:
+        """Serve a kind from its loaded cache."""
+        self._by_kind[(kind.group, kind.version, kind.resource)] = cache
+
+    def remove(self, kind: Kind) -> None:
+        """Stop serving a kind; its watches end."""
+        cache = self._by_kind.pop((kind.group, kind.version, kind.resource))
+        followed = self._resources[kind.storage_prefix]
+        followed[:] = [item for item in followed if item[1] is not cache]
+        if not followed:
+            del self._resources[kind.storage_prefix]
+        cache.reset(dict(cache.entries), cache.latest)
+
+    async def _read(self, kind: Kind) -> tuple[dict[str, Entry], int]:
+        """All stored objects of one kind and the revision they were read at."""
+        prefix = f"{PREFIX}{kind.storage_prefix}/"
+        entries: dict[str, Entry] = {}
+        start, revision = "", 0
+        while True:
+            page = await self._store.list(prefix, start=start, limit=PAGE, revision=revision)
+            revision = page.revision
+            for item in page.items:
+                key = item.key[len(prefix) :]
+                entry = self._entry(kind, key, item.value, item.revision)
+                if entry is not None:
+                    entries[key] = entry
+            if not page.more or not page.items:
+                return entries, revision
+            start = page.items[-1].key + "\0"
 
     def of(self, kind: Kind) -> ResourceCache:
         return self._by_kind[(kind.group, kind.version, kind.resource)]
@@ -121,8 +176,9 @@ class Cacher:
             if not page.more or not page.items:
                 break
             start = page.items[-1].key + "\0"
-        for cache in self._by_kind.values():
-            cache.reset(fresh.get(id(cache), {}), revision)
+        for followed in self._resources.values():
+            for _, cache in followed:
+                cache.reset(fresh.get(id(cache), {}), revision)
         self._advance(revision)
         self.ready.set()
 
@@ -133,14 +189,25 @@ class Cacher:
         self._advance(batch.revision)
 
     def _apply_one(self, change: Change) -> None:
-        forms, key = self._locate(change.key)
+        forms, _ = self._locate(change.key)
         for kind, cache in forms:
-            if change.value is None:
-                cache.apply(key, change.revision, None)
-                continue
-            entry = self._entry(kind, key, change.value, change.revision)
-            if entry is not None:
-                cache.apply(key, change.revision, entry)
+            held = self._held.get(id(cache))
+            if held is not None:
+                held.append(change)
+            else:
+                self._apply_to(kind, cache, change)
+
+    def _apply_to(self, kind: Kind, cache: ResourceCache, change: Change) -> None:
+        """Invariant: a cache listed at a revision takes only what is newer, however late it comes."""
+        if change.revision <= cache.floor:
+            return
+        key = change.key[len(PREFIX) + len(kind.storage_prefix) + 1 :]
+        if change.value is None:
+            cache.apply(key, change.revision, None)
+            return
+        entry = self._entry(kind, key, change.value, change.revision)
+        if entry is not None:
+            cache.apply(key, change.revision, entry)
 
     def _locate(self, key: str) -> tuple[Sequence[tuple[Kind, ResourceCache]], str]:
         """The forms a storage key is served in (none: nobody's), and the key relative to its resource."""

@@ -30,9 +30,7 @@ class StatefulSetController(Controller):
         super().__init__(ctx, workers=ctx.options.concurrent_statefulset_syncs)
         self.sets = self.watch(STATEFULSETS, self.enqueue)
         self.pods = self.watch(PODS, enqueue_owner(self, STATEFULSETS.kind, self._enqueue_adopters))
-        self.claims = self.watch(
-            PERSISTENTVOLUMECLAIMS, enqueue_owner(self, STATEFULSETS.kind, lambda _: None)
-        )
+        self.claims = self.watch(PERSISTENTVOLUMECLAIMS, self._on_claim)
         self.revisions = self.watch(
             CONTROLLERREVISIONS, enqueue_owner(self, STATEFULSETS.kind, lambda _: None)
         )
@@ -198,6 +196,13 @@ class StatefulSetController(Controller):
             await ignore_not_found(
                 self.client.update(STATEFULSETS, o.with_status(sts, new), subresource="status")
             )
+
+    def _on_claim(self, claim: Object) -> None:
+        """By name: a claim may have any owner or none, and a set waits until a stale one is gone."""
+        for sts in in_namespace(self.sets, o.namespace(claim)):
+            prefixes = tuple(f"{o.name(t)}-{o.name(sts)}-" for t in identity.claim_templates(sts))
+            if o.name(claim).startswith(prefixes):
+                self.enqueue(sts)
 
     def _enqueue_adopters(self, pod: Object) -> None:
         if o.is_terminating(pod):

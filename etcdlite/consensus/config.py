@@ -33,5 +33,5 @@ class ConsensusConfig:
     snapshot_count: int = 10_000  # applied entries between two compactions of the log
     catch_up_entries: int = 5_000  # kept behind a compaction for slow followers
     max_request_bytes: int = 1_572_864
-    wal_segment_bytes: int = 64 * 1024 * 1024
+    wal_segment_bytes: int = 16 << 20  # read whole at a start, so it is also memory
     pre_vote: bool = True

@@ -41,7 +41,8 @@ class EngineConfig:
     bootstrap: Membership | None
     snapshot_count: int = 10_000
     catch_up_entries: int = 5_000
-    segment_bytes: int = 64 << 20
+    log_bytes: int = 32 << 20  # of the log in memory: above, it is shortened early, and half of it is kept
+    segment_bytes: int = 16 << 20
     force_new: bool = False
 
 
@@ -86,21 +87,7 @@ class Engine:
         """Open the log, creating it if there is none. Raises WalCorrupt, ConfigurationError."""
         self.config, self.machine = config, state_machine
         self.snapshots = SnapshotStore(disk, SNAPSHOT_FOLDER)
-        if not Wal.exists(disk, WAL_FOLDER):
-            Wal.create(
-                disk,
-                WAL_FOLDER,
-                config.metadata,
-                first=_first_state(config),
-                segment_bytes=config.segment_bytes,
-            )
-        self.wal, recovered = Wal.open(disk, WAL_FOLDER, segment_bytes=config.segment_bytes)
-        if recovered.metadata != config.metadata:
-            raise ConfigurationError(
-                f"the data directory belongs to member {recovered.metadata.member_id:x} of cluster"
-                f" {recovered.metadata.cluster_id:x}, not to member {config.metadata.member_id:x} of cluster"
-                f" {config.metadata.cluster_id:x}"
-            )
+        self.wal, recovered = _open_log(config, disk)
         if config.force_new:
             self._leave_the_others(recovered)
         self._recover_machine(recovered)
@@ -113,9 +100,12 @@ class Engine:
             conf=self.membership.conf_state(),
             applied=Index(state_machine.applied_index),
         )
+        for entry in recovered.entries:
+            entry.encoded = None  # needed again only for a follower that is behind
         self._hand_over_conf()
         self._job: DiskJob | None = None
         self._compacted = recovered.snapshot.index
+        self._weighed = 0  # durable index at which the log in memory was last found too large
         self.on_membership: Callable[[Membership], None] = lambda membership: None
 
     # -- restart ---------------------------------------------------------------------------------------------
@@ -261,9 +251,14 @@ class Engine:
     def _compaction(self) -> SnapshotMeta | None:
         """The marker that lets the log be shortened, when it has grown enough."""
         config, log = self.config, self.node.raft.log
-        if log.applied - self._compacted < config.snapshot_count + config.catch_up_entries:
+        many = log.applied - self._compacted >= config.snapshot_count + config.catch_up_entries
+        if not many and (log.bytes <= config.log_bytes or self._weighed == self.machine.durable_index):
             return None
-        index = Index(min(log.applied - config.catch_up_entries, self.machine.durable_index))
+        self._weighed = self.machine.durable_index  # weighing walks the log: not before there is hope
+        keep_from = Index(max(log.applied - config.catch_up_entries, log.base))
+        if log.bytes > config.log_bytes:
+            keep_from = log.bounded(keep_from, config.log_bytes // 2)
+        index = Index(min(keep_from, log.applied, self.machine.durable_index))
         term = log.term(index)
         if index <= self._compacted or term is None:
             return None
@@ -279,6 +274,20 @@ class Engine:
     def _install(self, meta: SnapshotMeta) -> None:
         self.snapshots.verify(meta.index, meta.term)
         self.machine.install_snapshot(meta.index, meta.term, self.snapshots.read(meta.index, meta.term))
+
+
+def _open_log(config: EngineConfig, disk: Disk) -> tuple[Wal, Recovered]:
+    size = config.segment_bytes
+    if not Wal.exists(disk, WAL_FOLDER):
+        Wal.create(disk, WAL_FOLDER, config.metadata, first=_first_state(config), segment_bytes=size)
+    wal, recovered = Wal.open(disk, WAL_FOLDER, segment_bytes=size)
+    if recovered.metadata != config.metadata:
+        raise ConfigurationError(
+            f"the data directory belongs to member {recovered.metadata.member_id:x} of cluster"
+            f" {recovered.metadata.cluster_id:x}, not to member {config.metadata.member_id:x} of cluster"
+            f" {config.metadata.cluster_id:x}"
+        )
+    return wal, recovered
 
 
 def _after(membership: Membership, entries: Sequence[Entry]) -> Membership:
@@ -297,7 +306,7 @@ def _changes_to_alone(membership: Membership, me: NodeId) -> Iterator[MemberChan
     own = membership.members.get(me)
     if own is None:
         raise ConfigurationError(
-            f"--force-new-cluster: member {me:x} is not in the cluster its log tells of, or was removed from it"
+            f"--force-new-cluster: member {me:x} is not, or no longer, in the cluster its log tells of"
         )
     if own.is_learner:
         yield MemberChange(ChangeKind.PROMOTE, own)

@@ -1,9 +1,9 @@
 """Who am I? What a member finds out before it takes part: from its log, from its flags, or from its peers.
 
-    log there         the log says. With "new", the flags must belong to the same cluster.
-    "new", no log     a founder: both ids follow from the flags. Peers that know this member as one that has run
-                      already mean that its data is lost, and with it its vote: it must not start again.
-    "existing"        the peers are asked; the member finds itself among theirs by its peer URLs.
+log there         the log says. With "new", the flags must belong to the same cluster.
+"new", no log     a founder: both ids follow from the flags. Peers that know this member as one that has run
+                  already mean that its data is lost, and with it its vote: it must not start again.
+"existing"        the peers are asked; the member finds itself among theirs by its peer URLs.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ async def find(config: ConsensusConfig, owner: Metadata | None) -> Place:
 
 
 async def told(config: ConsensusConfig, seconds: float) -> Place:
-    """What the peers say, whoever answers first; the member id is not known yet. Raises ConfigurationError."""
+    """What the peers say, whoever answers first; without a member id. Raises ConfigurationError."""
     urls = [u for name, each in config.initial_cluster.items() if name != config.name for u in each]
     if not urls:
         raise ConfigurationError("--initial-cluster names no member that could be asked about the cluster")
@@ -78,9 +78,7 @@ async def told(config: ConsensusConfig, seconds: float) -> Place:
             while True:
                 for url in urls:
                     try:
-                        answer = await transport.ask(
-                            url, pb.Hello(ask_members=True), config.peer_client_tls
-                        )
+                        answer = await transport.ask(url, pb.Hello(ask_members=True), config.peer_client_tls)
                     except OSError as reason:  # includes TimeoutError and ssl.SSLError
                         reasons[url] = str(reason) or type(reason).__name__
                         continue
@@ -124,8 +122,8 @@ async def _refuse_lost_data(config: ConsensusConfig, identity: Identity) -> None
 def _refuse_bootstrapped(own: Member) -> None:
     if own.client_urls:
         raise ConfigurationError(
-            f"member {own.id:x} has already been bootstrapped, and its data is not here; a member that has lost"
-            " its data must be removed from the cluster and added anew"
+            f"member {own.id:x} has already been bootstrapped, and its data is not here; a member that has"
+            " lost its data must be removed from the cluster and added anew"
         )
 
 
@@ -159,7 +157,8 @@ def answer(question: pb.Hello, engine: Engine | None, identity: Identity) -> pb.
     if question.ask_members:
         membership = engine.membership if engine.membership.members else engine.foreseen
         return pb.Welcome(
-            cluster_id=identity.cluster_id, membership=pb.Membership.FromString(wire.encode_membership(membership))
+            cluster_id=identity.cluster_id,
+            membership=pb.Membership.FromString(wire.encode_membership(membership)),
         )
     if engine.node.raft.role is not Role.LEADER:
         return pb.Welcome(refused="not the leader")

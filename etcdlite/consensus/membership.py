@@ -101,6 +101,18 @@ class Membership:
                 )
         return Membership(members, self.removed)
 
+    def shows(self, change: MemberChange) -> bool:
+        """Whether `change` has been made, whatever else its member has published meanwhile."""
+        member = self.members.get(change.member.id)
+        match change.kind:
+            case ChangeKind.REMOVE:
+                return member is None
+            case ChangeKind.UPDATE:
+                return member is not None and member.peer_urls == change.member.peer_urls
+            case ChangeKind.ADD_LEARNER:
+                return member is not None
+        return member is not None and not member.is_learner
+
     def check(self, change: MemberChange) -> None:
         """Refuse what makes no sense now, with etcd's wording. Raises BadChange."""
         member, known = change.member, change.member.id in self.members

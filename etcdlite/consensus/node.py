@@ -538,12 +538,14 @@ class Consensus:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         await self.wait_leader(timeout)
+        await self.wait_applied(
+            await self.read_index(timeout=timeout), timeout=timeout
+        )  # judge by the present
         before = self._opened.membership
         before.check(change)
         if change.kind is ChangeKind.PROMOTE:
             await joining.check_ready(self._opened, change.member.id, self.config)
-        wanted = before.with_change(change)
-        while not _same_member(self._opened.membership, wanted, change.member.id):
+        while not self._opened.membership.shows(change):
             with contextlib.suppress(ProposalRefused):
                 self._opened.propose_change(change)
                 self._wake.set()
@@ -576,9 +578,3 @@ class Consensus:
                 future.set_result(index)
         if self._reads.next:
             self._wake.set()
-
-
-def _same_member(now: Membership, wanted: Membership, node: int) -> bool:
-    return now.members.get(node) == wanted.members.get(node) and (node in now.removed) == (
-        node in wanted.removed
-    )

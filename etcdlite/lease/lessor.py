@@ -33,8 +33,8 @@ class Lease:
     keys: set[bytes] = field(default_factory=set)
 
     def remaining(self, now: float) -> int:
-        """Whole seconds left; 0 when it is due."""
-        return max(0, math.ceil(self.expires - now - 0.5))
+        """Whole seconds left, rounded down as etcd does; 0 when it is due."""
+        return max(0, math.floor(self.expires - now))
 
 
 class Lessor:
@@ -113,6 +113,11 @@ class Lessor:
         if found is None:
             raise LeaseNotFound
         return found
+
+    def keys_of(self, id: int) -> list[bytes]:
+        """The keys of a lease, in order; none if there is no such lease."""
+        found = self._leases.get(id)
+        return sorted(found.keys) if found is not None else []
 
     def ids(self) -> list[int]:
         """All leases, those that run out first at the front."""

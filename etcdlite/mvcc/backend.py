@@ -25,7 +25,8 @@ from etcdlite.mvcc.errors import DatabaseDamaged
 from etcdlite.mvcc.revision import KEY_BYTES, Revision, from_key, to_key
 
 TOMBSTONE: Final = b"t"
-TABLES: Final = ("lease", "alarm")  # small tables: read whole at the start, written row by row
+# Small tables: read whole at the start, written row by row. Their order is that of the snapshot's format.
+TABLES: Final = ("lease", "alarm", "auth", "auth_user", "auth_role")
 _META_FIELDS: Final = ("applied_index", "applied_term", "revision", "compacted", "compacted_physically")
 _CHUNK_BYTES: Final = 64 * 1024
 _SNAPSHOT_MAGIC: Final = b"etcdlite-snapshot-1\n"
@@ -69,23 +70,37 @@ def _unseal(key: bytes, sealed: bytes) -> bytes:
 class Backend:
     """One open database file. `commit` may run in another thread; one writer at a time."""
 
-    def __init__(self, path: Path, *, map_bytes: int) -> None:
+    def __init__(self, path: Path, *, map_bytes: int, readonly: bool = False) -> None:
         """Open or create. Raises DatabaseDamaged when the file is not a database of ours."""
         self.path = path
-        self._map_bytes = map_bytes
+        self._map_bytes, self._readonly = map_bytes, readonly
         self._open()
 
     def _open(self) -> None:
         try:
             self._env = lmdb.open(
-                str(self.path), subdir=False, map_size=self._map_bytes, max_dbs=8, max_readers=512, mode=0o600
+                str(self.path),
+                subdir=False,
+                map_size=self._map_bytes,
+                max_dbs=16,
+                max_readers=512,
+                mode=0o600,
+                readonly=self._readonly,
             )
-            self._revisions = self._env.open_db(b"key")
-            self._meta = self._env.open_db(b"meta")
-            self._tables = {name: self._env.open_db(name.encode()) for name in TABLES}
+            create = not self._readonly
+            self._revisions = self._env.open_db(b"key", create=create)
+            self._meta = self._env.open_db(b"meta", create=create)
+            self._tables = {name: self._env.open_db(name.encode(), create=create) for name in TABLES}
         except lmdb.Error as error:
             raise DatabaseDamaged(f"database {self.path.name}: {error}") from error
         self._env.reader_check()
+
+    def unmap(self) -> None:
+        """Open the file anew: what was read of it leaves the process's memory, not the page cache. For use
+        after everything has been read once, with no transaction open.
+        """
+        self._env.close()
+        self._open()
 
     def close(self) -> None:
         """Close the file. Nothing is flushed that was not committed."""
@@ -206,7 +221,7 @@ class Backend:
         fresh = self.path.with_name(self.path.name + ".tmp")
         fresh.unlink(missing_ok=True)
         target = lmdb.open(
-            str(fresh), subdir=False, map_size=self._map_bytes, max_dbs=8, lock=False, mode=0o600
+            str(fresh), subdir=False, map_size=self._map_bytes, max_dbs=16, lock=False, mode=0o600
         )
         try:
             _load_snapshot(target, chunks)

@@ -183,7 +183,9 @@ class Store:
         self.durable_index = meta.applied_index
         self._compacted_physically = meta.compacted_physically
         self._open, self._flushing, self._dirty = Batch(), Batch(), False
+        self.pending_bytes = self._flushing_bytes = 0  # of values that are not in the database yet
         self.index.restore(self._stored())
+        self.backend.unmap()
         self._compaction: Compaction | None = None
         if self._compacted_physically < self.compacted:
             self._compaction = Compaction(self.compacted, self.index.keys())
@@ -278,6 +280,7 @@ class Store:
     def record(self, change: Change) -> None:
         """Keep one change for the next flush."""
         self._open.puts[change.at] = (change.encoded, change.is_delete)
+        self.pending_bytes += len(change.encoded)
 
     def finish(self, changes: Changes) -> None:
         """A write transaction is complete."""
@@ -341,6 +344,7 @@ class Store:
         if not self._dirty:
             return None
         self._flushing, self._open, self._dirty = self._open, Batch(), False
+        self._flushing_bytes = self.pending_bytes
         return self._flushing, Meta(
             applied_index=self.applied_index,
             applied_term=self.applied_term,
@@ -352,4 +356,5 @@ class Store:
     def end_flush(self, meta: Meta) -> None:
         """The commit has returned."""
         self._flushing = Batch()
+        self.pending_bytes -= self._flushing_bytes
         self.durable_index = meta.applied_index

@@ -167,10 +167,15 @@ def decide(view: View, request: rpc.TxnRequest) -> Branch:
     return Branch(succeeded, operations, nested)
 
 
-def puts(branch: Branch) -> bool:
-    """Whether the taken operations put anything, that is, need space."""
-    kinds = {op.WhichOneof("request") for op in branch.operations}
-    return "request_put" in kinds or any(map(puts, branch.nested))
+def may_put(request: rpc.TxnRequest) -> bool:
+    """Whether any operation of either branch puts something, that is, could need space (as etcd judges)."""
+    for op in (*request.success, *request.failure):
+        match op.WhichOneof("request"):
+            case "request_put":
+                return True
+            case "request_txn" if may_put(op.request_txn):
+                return True
+    return False
 
 
 def is_read_only(request: rpc.TxnRequest) -> bool:

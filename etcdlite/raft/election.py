@@ -88,14 +88,20 @@ def _may_lead(raft: Raft, message: m.PreVoteRequest | m.VoteRequest) -> bool:
     """Whether the candidate's log is good enough for this member's vote.
 
     A removed member may hold entries that nobody else has: what it appended after its removal, in which it
-    had no say. A candidate that does not know yet that the removal is committed still needs its vote, so only
-    what is committed may stand in the way; otherwise both would wait for ever. Safe: a majority of the old
-    members less the removed one meets every majority of the new, so somebody else objects if the candidate
-    lacks a committed entry.
+    had no say. A candidate that does not know yet that the removal is committed still needs its vote, so such
+    a tail must not stand in the way; otherwise both would wait for ever.
+
+    The tail begins after the first entry of the log's last term, or after what is committed if that is more.
+    Up to that entry this member's acknowledgement may have counted, since the leader of that term may have
+    committed the removal with it. Beyond, it did not: a leader counts nothing after a change before it has
+    applied the change (`replication.maybe_commit`). Safe, then: a majority of the old members less the
+    removed one meets every majority of the new, so somebody else objects if the candidate lacks a committed
+    entry.
     """
     log = raft.log
     if raft.removed:
-        return (message.last_term, message.last_index) >= (log.term(log.committed), log.committed)
+        floor = max(log.committed, log.first_of_last_term())
+        return (message.last_term, message.last_index) >= (log.term(floor), floor)
     return log.is_up_to_date(message.last_index, message.last_term)
 
 

@@ -5,6 +5,7 @@ Invariants (checked by the simulation after every step):
     base <= applied <= handed <= committed <= last        base <= stable <= last        handed <= stable
 
 * `base` stands for the compacted prefix; its term is kept for the consistency check of the first append.
+* `bytes`: what the entries take in memory, about.
 * `stable`: on this member's disk. Entries are handed to the state machine only when they are stable here, so
   the state machine on disk is never ahead of the log on disk.
 * Only entries above `committed` are ever replaced (State Machine Safety, Figure 3.2).
@@ -14,6 +15,12 @@ from __future__ import annotations
 
 from etcdlite.raft.types import Entry, EntryKind, Index, Term
 
+_ENTRY_BYTES = 150  # what an entry takes beside its data
+
+
+def _size(entries: list[Entry]) -> int:
+    return sum(len(entry.data) for entry in entries) + _ENTRY_BYTES * len(entries)
+
 
 class LogInvariant(AssertionError):
     """The caller or a peer asked for something Raft rules out; the member must stop."""
@@ -22,13 +29,14 @@ class LogInvariant(AssertionError):
 class Log:
     """See the module."""
 
-    __slots__ = ("_entries", "applied", "base", "base_term", "committed", "handed", "stable")
+    __slots__ = ("_entries", "applied", "base", "base_term", "bytes", "committed", "handed", "stable")
 
     def __init__(self, base: Index, base_term: Term, entries: list[Entry], committed: Index, applied: Index):
         if entries and (entries[0].index != base + 1 or entries[-1].index != base + len(entries)):
             raise LogInvariant(f"entries do not follow index {base}")
         self.base, self.base_term = base, base_term
         self._entries = entries
+        self.bytes = _size(entries)
         self.committed = max(committed, applied)
         self.applied = self.handed = applied
         self.stable = self.last
@@ -79,9 +87,11 @@ class Log:
         if first > self.last + 1:
             raise LogInvariant(f"entry {first} would leave a hole after {self.last}")
         if first <= self.last:
+            self.bytes -= _size(self._entries[first - self.base - 1 :])
             del self._entries[first - self.base - 1 :]
             self.stable = min(self.stable, Index(first - 1))
         self._entries.extend(entries)
+        self.bytes += _size(entries)
 
     def maybe_append(self, prev_index: Index, prev_term: Term, entries: list[Entry]) -> Index | None:
         """AppendEntries, receiver steps 2 to 4 (Figure 3.1): index of the last new entry; None if refused."""
@@ -136,6 +146,21 @@ class Log:
             raise LogInvariant(f"applied {index} is not within {self.applied} to {self.handed}")
         self.applied = index
 
+    def bounded(self, index: Index, max_bytes: int) -> Index:
+        """The lowest index from `index` on such that the entries above it hold at most `max_bytes`."""
+        size = self.bytes - _size(self._entries[: max(index - self.base, 0)])
+        while size > max_bytes and index < self.last:
+            index = Index(index + 1)
+            size -= len(self._entries[index - self.base - 1].data) + _ENTRY_BYTES
+        return index
+
+    def first_of_last_term(self) -> Index:
+        """Index of the first entry that has the term of the last; `base` if that is compacted."""
+        index, term = self.last, self.last_term
+        while index > self.base and self.term(Index(index - 1)) == term:
+            index = Index(index - 1)
+        return index
+
     def has_conf_change(self, low: Index, high: Index) -> bool:
         """Whether a membership change lies in `low` to `high` inclusive."""
         low = max(low, Index(self.base + 1))
@@ -147,11 +172,12 @@ class Log:
             raise LogInvariant(f"cannot compact to {index}, only {self.applied} is applied")
         if index > self.base:
             term = self._entries[index - self.base - 1].term
+            self.bytes -= _size(self._entries[: index - self.base])
             del self._entries[: index - self.base]
             self.base, self.base_term = index, term
 
     def restore(self, index: Index, term: Term) -> None:
         """Replace the whole log by a snapshot."""
-        self._entries = []
+        self._entries, self.bytes = [], 0
         self.base, self.base_term = index, term
         self.committed = self.applied = self.handed = self.stable = index

@@ -222,7 +222,11 @@ class RawNode:
 
     def applied(self, index: Index) -> None:
         """The state machine has applied everything up to `index`."""
-        self.raft.log.applied_to(index)
+        raft = self.raft
+        waiting = raft.log.applied < raft.pending_conf_index
+        raft.log.applied_to(index)
+        if waiting and raft.role is Role.LEADER and index >= raft.pending_conf_index:
+            replication.maybe_commit(raft)  # what follows the change may be counted now
 
     def apply_conf(self, conf: ConfState, *, removed: bool = False) -> None:
         """A committed membership change takes effect, in the order of the log. `removed`: it took us out."""

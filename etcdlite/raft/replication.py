@@ -18,8 +18,15 @@ def append_entries(raft: Raft, kind: EntryKind, data: list[bytes]) -> None:
 
 
 def maybe_commit(raft: Raft) -> bool:
-    """Commit what a majority holds, if it is of this term (section 3.6.2). Returns whether it moved."""
+    """Commit what a majority holds, if it is of this term (section 3.6.2). Returns whether it moved.
+
+    What follows a membership change (for a new leader: its first entry, which commits the changes before it)
+    is counted only after the change is applied. So the old members have no say in it; `election._may_lead`
+    relies on that.
+    """
     index = quorum.reached(raft.conf.voters, lambda node: raft.progress[node].match, Index(0))
+    if raft.log.applied < raft.pending_conf_index:
+        index = min(index, raft.pending_conf_index)
     if index <= raft.log.committed or raft.log.term(index) != raft.term:
         return False
     raft.log.commit_to(index)

@@ -1,4 +1,4 @@
-"""Services Cluster and Maintenance, and what there is of Auth."""
+"""Services Cluster and Maintenance."""
 
 from __future__ import annotations
 
@@ -39,9 +39,11 @@ class Cluster:
 
     async def add(self, request: rpc.MemberAddRequest) -> bytes:
         """Add a voter or a learner."""
+        self._member.check_admin()
         urls = _checked(request.peerURLs)
         id = membership.member_id(urls, self._member.settings.cluster_token, time.time_ns())
         kind = ChangeKind.ADD_LEARNER if request.isLearner else ChangeKind.ADD_VOTER
+        self._may_add(is_learner=request.isLearner)
         added = membership.Member(id, "", urls, (), request.isLearner)
         members = await self._change(MemberChange(kind, added))
         header = self._member.response_header()
@@ -51,12 +53,15 @@ class Cluster:
 
     async def remove(self, request: rpc.MemberRemoveRequest) -> bytes:
         """Remove a member."""
+        self._member.check_admin()
+        self._may_remove(request.ID)
         members = await self._change(MemberChange(ChangeKind.REMOVE, membership.Member(request.ID)))
         header = self._member.response_header()
         return rpc.MemberRemoveResponse(header=header, members=members).SerializeToString()
 
     async def update(self, request: rpc.MemberUpdateRequest) -> bytes:
         """Change a member's peer URLs."""
+        self._member.check_admin()
         known = self._requests.consensus.status().members.get(request.ID)
         if known is None:
             raise errors.MemberNotFound
@@ -69,9 +74,42 @@ class Cluster:
 
     async def promote(self, request: rpc.MemberPromoteRequest) -> bytes:
         """Make a learner a voter."""
+        self._member.check_admin()
         members = await self._change(MemberChange(ChangeKind.PROMOTE, membership.Member(request.ID)))
         header = self._member.response_header()
         return rpc.MemberPromoteResponse(header=header, members=members).SerializeToString()
+
+    def _may_add(self, *, is_learner: bool) -> None:
+        """Refuse an addition that would cost the cluster its majority. Raises TooManyLearners,
+        NotEnoughStartedMembers, Unhealthy.
+        """
+        settings, consensus = self._member.settings, self._requests.consensus
+        members = consensus.status().members.values()
+        if is_learner and sum(each.is_learner for each in members) >= settings.max_learners:
+            raise errors.TooManyLearners
+        if not settings.strict_reconfig_check:
+            return
+        voters = [each for each in members if not each.is_learner]
+        started, after = sum(bool(each.name) for each in voters), len(voters) + 1
+        # One member may become two, although the second cannot have started yet.
+        if not is_learner and started < after // 2 + 1 and (started, after) != (1, 2):
+            raise errors.NotEnoughStartedMembers
+        if not {each.id for each in voters} <= consensus.reachable():
+            raise errors.Unhealthy
+
+    def _may_remove(self, id: int) -> None:
+        """The same for a removal. Raises NotEnoughStartedMembers, Unhealthy."""
+        consensus = self._requests.consensus
+        members = consensus.status().members
+        gone = members.get(id)
+        if gone is None or gone.is_learner or not self._member.settings.strict_reconfig_check:
+            return
+        rest = [each for each in members.values() if not each.is_learner and each.id != id]
+        if not rest or sum(bool(each.name) for each in rest) < len(rest) // 2 + 1:
+            raise errors.NotEnoughStartedMembers
+        reachable = consensus.reachable()
+        if id in reachable and sum(each.id in reachable for each in rest) < len(rest) // 2 + 1:
+            raise errors.Unhealthy  # a member that is down already is no loss
 
     async def _change(self, change: MemberChange) -> list[rpc.Member]:
         try:
@@ -149,11 +187,13 @@ class Maintenance:
 
     async def defragment(self, request: rpc.DefragmentRequest) -> bytes:
         """Give free pages of the database file back."""
+        self._member.check_admin()
         await self._machine.defragment()
         return rpc.DefragmentResponse(header=self._member.response_header()).SerializeToString()
 
     async def hash(self, request: rpc.HashRequest) -> bytes:
         """The hash of the whole key space at the present revision."""
+        self._member.check_admin()
         digest, _, _ = await self._hash_kv(0)
         return rpc.HashResponse(header=self._member.response_header(), hash=digest).SerializeToString()
 
@@ -161,11 +201,12 @@ class Maintenance:
         """The hash of every change between the compacted revision and `revision` (0: the present one). Equal
         on all members that have applied so far and are compacted alike.
         """
+        self._member.check_admin()
         digest, compacted, revision = await self._hash_kv(request.revision)
         return rpc.HashKVResponse(
             header=self._member.response_header(),
             hash=digest,
-            compact_revision=compacted,
+            compact_revision=compacted or -1,  # etcd's word for "never"
             hash_revision=revision,
         ).SerializeToString()
 
@@ -187,6 +228,7 @@ class Maintenance:
 
     async def snapshot(self, request: rpc.SnapshotRequest) -> AsyncIterator[bytes]:
         """The whole database as of now, then its SHA-256."""
+        self._member.check_admin()
         await self._machine.flush()
         backend, loop = self._machine.backend, asyncio.get_running_loop()
         remaining = await loop.run_in_executor(None, backend.snapshot_bytes)
@@ -203,6 +245,7 @@ class Maintenance:
 
     async def move_leader(self, request: rpc.MoveLeaderRequest) -> bytes:
         """Hand leadership over; only the leader can be asked."""
+        self._member.check_admin()
         consensus = self._requests.consensus
         status = consensus.status()
         if not status.is_leader:
@@ -217,26 +260,3 @@ class Maintenance:
         except ConsensusError as error:
             raise errors.from_consensus(error) from error
         return rpc.MoveLeaderResponse(header=self._member.response_header()).SerializeToString()
-
-
-class Auth:
-    """etcdserverpb.Auth: authentication is off, and what would turn it on is refused by name (see
-    grpcserver.py).
-    """
-
-    def __init__(self, member: Member) -> None:
-        self._member = member
-
-    async def status(self, request: rpc.AuthStatusRequest) -> bytes:
-        """Off."""
-        return rpc.AuthStatusResponse(
-            header=self._member.response_header(), authRevision=1
-        ).SerializeToString()
-
-    async def disable(self, request: Any) -> bytes:
-        """Off already."""
-        return rpc.AuthDisableResponse(header=self._member.response_header()).SerializeToString()
-
-    async def authenticate(self, request: rpc.AuthenticateRequest) -> bytes:
-        """There is nobody to be."""
-        raise errors.AuthNotEnabled

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from etcdlite.auth.errors import InvalidAuthToken
+from etcdlite.auth.store import NOBODY, Caller
 from etcdlite.consensus.node import ConsensusStatus
 from etcdlite.mvcc import wire
+from etcdlite.mvcc.errors import NoSpace
 from etcdlite.pb import rpc_pb2 as rpc
 from etcdlite.server.machine import Machine
 from etcdlite.server.requests import Requests
@@ -28,7 +32,20 @@ class Settings:
     election_timeout: float = 1.0
     progress_notify_interval: float = 600.0
     quota_backend_bytes: int = 2 << 30
+    strict_reconfig_check: bool = True
+    max_learners: int = 1
     cluster_token: str = field(default="etcd-cluster")
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a call brings along to say who asks: a token, or the common name of its client certificate."""
+
+    token: str = field(default="", repr=False)
+    common_name: str = ""
+
+
+credentials: ContextVar[Credentials] = ContextVar("credentials")
 
 
 @dataclass(slots=True)
@@ -38,13 +55,38 @@ class Member:
     settings: Settings
     machine: Machine
     requests: Requests
+    is_learner: bool = False
     _identity: bytes = b""
 
     def identify(self, status: ConsensusStatus) -> None:
         """Take over what headers say of cluster, member and term; called whenever one of them changes."""
+        self.is_learner = status.is_learner
         self._identity = (
             wire.number(1, status.cluster_id) + wire.number(2, status.member_id) + wire.number(4, status.term)
         )
+
+    def caller(self) -> Caller:
+        """Who makes the present call; nobody while authentication is off. Raises InvalidAuthToken."""
+        auth = self.machine.auth
+        if not auth.enabled:
+            return NOBODY
+        given = credentials.get(Credentials())
+        name: str | None = given.common_name
+        if given.token:
+            name = auth.tokens.user(given.token, self.machine.monotonic())
+            if name is None:
+                raise InvalidAuthToken
+        return Caller(name, auth.revision) if name else NOBODY
+
+    def check_space(self, cost: int) -> None:
+        """Refuse what would outgrow the quota of this member, and have the alarm raised. Raises NoSpace."""
+        if not self.machine.has_space(cost):
+            self.machine.refused_for_space.set()
+            raise NoSpace
+
+    def check_admin(self) -> None:
+        """Refuse who may not manage the cluster. Raises UserEmpty, PermissionDenied, InvalidAuthToken."""
+        self.machine.auth.check_admin(self.caller())
 
     def header(self, revision: int | None = None) -> bytes:
         """The encoded header field of an answer; `revision` None is the store's present one."""

@@ -10,6 +10,7 @@ from typing import Final
 
 import grpc
 
+from etcdlite.auth import errors as auth
 from etcdlite.consensus import errors as consensus
 from etcdlite.mvcc import errors as mvcc
 from etcdlite.mvcc.errors import StoreError
@@ -91,6 +92,14 @@ class LearnerNotReady(StoreError):
     text = "etcdserver: can only promote a learner member which is in sync with leader"
 
 
+class TooManyLearners(StoreError):
+    text = "etcdserver: too many learner members in cluster"
+
+
+class Unhealthy(StoreError):
+    text = "etcdserver: unhealthy cluster"
+
+
 class NotEnoughStartedMembers(StoreError):
     text = "etcdserver: re-configuration failed due to not enough started members"
 
@@ -99,8 +108,20 @@ class NotSupportedForLearner(StoreError):
     text = "etcdserver: rpc not supported for learner"
 
 
-class AuthNotEnabled(StoreError):
-    text = "etcdserver: authentication is not enabled"
+class MissingLeaderKey(StoreError):
+    text = '"leader" field must be provided'
+
+
+class NotElected(StoreError):
+    text = "election: not leader"
+
+
+class NoElectionLeader(StoreError):
+    text = "election: no leader"
+
+
+class SessionExpired(StoreError):
+    text = "mutex: session is expired"
 
 
 class NotSupported(StoreError):
@@ -143,9 +164,32 @@ WIRE: Final[dict[type[StoreError], grpc.StatusCode]] = {
     MemberNotFound: _Code.NOT_FOUND,
     MemberNotLearner: _Code.FAILED_PRECONDITION,
     LearnerNotReady: _Code.FAILED_PRECONDITION,
+    TooManyLearners: _Code.FAILED_PRECONDITION,
+    Unhealthy: _Code.UNAVAILABLE,
     NotEnoughStartedMembers: _Code.FAILED_PRECONDITION,
     NotSupportedForLearner: _Code.FAILED_PRECONDITION,
-    AuthNotEnabled: _Code.FAILED_PRECONDITION,
+    MissingLeaderKey: _Code.UNKNOWN,
+    NotElected: _Code.UNKNOWN,
+    NoElectionLeader: _Code.UNKNOWN,
+    SessionExpired: _Code.UNKNOWN,
+    auth.RootUserNotExist: _Code.FAILED_PRECONDITION,
+    auth.RootRoleNotExist: _Code.FAILED_PRECONDITION,
+    auth.UserAlreadyExists: _Code.FAILED_PRECONDITION,
+    auth.UserEmpty: _Code.INVALID_ARGUMENT,
+    auth.UserNotFound: _Code.FAILED_PRECONDITION,
+    auth.RoleAlreadyExists: _Code.FAILED_PRECONDITION,
+    auth.RoleEmpty: _Code.INVALID_ARGUMENT,
+    auth.RoleNotFound: _Code.FAILED_PRECONDITION,
+    auth.AuthFailed: _Code.INVALID_ARGUMENT,
+    auth.NoPasswordUser: _Code.UNKNOWN,
+    auth.PermissionDenied: _Code.PERMISSION_DENIED,
+    auth.PermissionNotGiven: _Code.INVALID_ARGUMENT,
+    auth.RoleNotGranted: _Code.FAILED_PRECONDITION,
+    auth.PermissionNotGranted: _Code.FAILED_PRECONDITION,
+    auth.AuthNotEnabled: _Code.FAILED_PRECONDITION,
+    auth.InvalidAuthToken: _Code.UNAUTHENTICATED,
+    auth.InvalidAuthManagement: _Code.INVALID_ARGUMENT,
+    auth.AuthOldRevision: _Code.INVALID_ARGUMENT,
     NotSupported: _Code.UNIMPLEMENTED,
 }
 

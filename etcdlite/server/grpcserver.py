@@ -17,10 +17,12 @@ import grpc
 import grpc.aio
 
 from etcdlite.mvcc.errors import StoreError
-from etcdlite.pb import health_pb2, rpc_pb2
+from etcdlite.pb import health_pb2, rpc_pb2, v3election_pb2, v3lock_pb2
 from etcdlite.server import errors
-from etcdlite.server.cluster import Auth, Cluster, Maintenance
-from etcdlite.server.context import Member
+from etcdlite.server.authn import Auth
+from etcdlite.server.cluster import Cluster, Maintenance
+from etcdlite.server.context import Credentials, Member, credentials
+from etcdlite.server.coordination import Election, Lock
 from etcdlite.server.kv import KV, Lease
 from etcdlite.server.watching import WatchService
 
@@ -50,13 +52,44 @@ class ServerTLS:
         )
 
 
+_MODULES: Final = {"etcdserverpb": rpc_pb2, "v3electionpb": v3election_pb2, "v3lockpb": v3lock_pb2}
+
+
 def _message(descriptor: Any) -> Any:
-    return getattr(rpc_pb2, descriptor.name)
+    return getattr(_MODULES[descriptor.file.package], descriptor.name)
 
 
-def _unary(method: Unary, request_type: Any) -> Any:
+class _Gate:
+    """What every call passes: it is told who asks, and a learner turns away what it cannot answer."""
+
+    def __init__(self, member: Member, *, trust_certificates: bool) -> None:
+        self._member, self._trust_certificates = member, trust_certificates
+
+    def enter(self, method: str, request: Any, context: Any) -> None:
+        """Raises NotSupportedForLearner."""
+        if self._member.machine.auth.enabled:
+            credentials.set(self._credentials(context))
+        if self._member.is_learner and not _learners_too(method, request):
+            raise errors.NotSupportedForLearner
+
+    def _credentials(self, context: Any) -> Credentials:
+        metadata = dict(context.invocation_metadata() or ())
+        token = metadata.get("token") or metadata.get("authorization") or ""
+        names = context.auth_context().get("x509_common_name", ()) if self._trust_certificates else ()
+        return Credentials(str(token), names[0].decode() if names and not token else "")
+
+
+def _learners_too(method: str, request: Any) -> bool:
+    """A learner may be behind: it tells its status, and what it has to who wants no more than that."""
+    if method == "KV/Range":
+        return bool(request.serializable)
+    return method in ("Maintenance/Status", "Maintenance/Snapshot")
+
+
+def _unary(gate: _Gate, name: str, method: Unary, request_type: Any) -> Any:
     async def handle(request: Any, context: Any) -> bytes:
         try:
+            gate.enter(name, request, context)
             return await method(request)
         except StoreError as error:
             await context.abort(errors.WIRE[type(error)], error.text)
@@ -65,9 +98,12 @@ def _unary(method: Unary, request_type: Any) -> Any:
     return grpc.unary_unary_rpc_method_handler(handle, request_deserializer=request_type.FromString)
 
 
-def _server_stream(method: Callable[[Any], AsyncIterator[bytes]], request_type: Any) -> Any:
+def _server_stream(
+    gate: _Gate, name: str, method: Callable[[Any], AsyncIterator[bytes]], request_type: Any
+) -> Any:
     async def handle(request: Any, context: Any) -> AsyncIterator[bytes]:
         try:
+            gate.enter(name, request, context)
             async for response in method(request):
                 yield response
         except StoreError as error:
@@ -76,9 +112,12 @@ def _server_stream(method: Callable[[Any], AsyncIterator[bytes]], request_type: 
     return grpc.unary_stream_rpc_method_handler(handle, request_deserializer=request_type.FromString)
 
 
-def _streams(method: Callable[[AsyncIterator[Any]], AsyncIterator[bytes]], request_type: Any) -> Any:
+def _streams(
+    gate: _Gate, name: str, method: Callable[[AsyncIterator[Any]], AsyncIterator[bytes]], request_type: Any
+) -> Any:
     async def handle(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[bytes]:
         try:
+            gate.enter(name, None, context)
             async for response in method(requests):
                 yield response
         except StoreError as error:
@@ -87,10 +126,11 @@ def _streams(method: Callable[[AsyncIterator[Any]], AsyncIterator[bytes]], reque
     return grpc.stream_stream_rpc_method_handler(handle, request_deserializer=request_type.FromString)
 
 
-def _watch(service: WatchService) -> Any:
+def _watch(gate: _Gate, service: WatchService) -> Any:
     async def handle(_requests: Any, context: Any) -> None:
         wanted = ("hasleader", "true") in [(key, value) for key, value in context.invocation_metadata() or ()]
         try:
+            gate.enter("Watch/Watch", None, context)
             await service.watch(context, require_leader=wanted)
         except StoreError as error:
             await context.abort(errors.WIRE[type(error)], error.text)
@@ -106,11 +146,12 @@ def _refused(name: str) -> Unary:
     return refuse
 
 
-def _answered(member: Member, watch: WatchService) -> Mapping[str, Any]:
-    """Everything the API's methods do here, by `Service/Method`."""
+def _unary_methods(member: Member) -> Mapping[str, Unary]:
+    """What answers which method of one request and one answer, by `Service/Method`."""
     kv, lease, cluster = KV(member), Lease(member), Cluster(member)
     maintenance, auth = Maintenance(member), Auth(member)
-    unary: dict[str, Unary] = {
+    election, lock = Election(member), Lock(member)
+    return {
         "KV/Range": kv.range,
         "KV/Put": kv.put,
         "KV/DeleteRange": kv.delete_range,
@@ -131,18 +172,60 @@ def _answered(member: Member, watch: WatchService) -> Mapping[str, Any]:
         "Maintenance/Hash": maintenance.hash,
         "Maintenance/HashKV": maintenance.hash_kv,
         "Maintenance/MoveLeader": maintenance.move_leader,
-        "Auth/AuthStatus": auth.status,
-        "Auth/AuthDisable": auth.disable,
-        "Auth/Authenticate": auth.authenticate,
+        "Election/Campaign": election.campaign,
+        "Election/Proclaim": election.proclaim,
+        "Election/Leader": election.leader,
+        "Election/Resign": election.resign,
+        "Lock/Lock": lock.lock,
+        "Lock/Unlock": lock.unlock,
+        **_auth_methods(auth),
     }
-    handlers: dict[str, Any] = {}
-    for name, service in rpc_pb2.DESCRIPTOR.services_by_name.items():
-        for method in service.methods:
-            full = f"{name}/{method.name}"
-            handlers[full] = _unary(unary.get(full) or _refused(full), _message(method.input_type))
-    handlers["Watch/Watch"] = _watch(watch)
-    handlers["Lease/LeaseKeepAlive"] = _streams(lease.keep_alive, rpc_pb2.LeaseKeepAliveRequest)
-    handlers["Maintenance/Snapshot"] = _server_stream(maintenance.snapshot, rpc_pb2.SnapshotRequest)
+
+
+def _auth_methods(auth: Auth) -> Mapping[str, Unary]:
+    return {
+        "Auth/AuthEnable": auth.enable,
+        "Auth/AuthDisable": auth.disable,
+        "Auth/AuthStatus": auth.status,
+        "Auth/Authenticate": auth.authenticate,
+        "Auth/UserAdd": auth.user_add,
+        "Auth/UserGet": auth.user_get,
+        "Auth/UserList": auth.user_list,
+        "Auth/UserDelete": auth.user_delete,
+        "Auth/UserChangePassword": auth.user_change_password,
+        "Auth/UserGrantRole": auth.user_grant_role,
+        "Auth/UserRevokeRole": auth.user_revoke_role,
+        "Auth/RoleAdd": auth.role_add,
+        "Auth/RoleGet": auth.role_get,
+        "Auth/RoleList": auth.role_list,
+        "Auth/RoleDelete": auth.role_delete,
+        "Auth/RoleGrantPermission": auth.role_grant_permission,
+        "Auth/RoleRevokePermission": auth.role_revoke_permission,
+    }
+
+
+def _answered(member: Member, watch: WatchService, gate: _Gate) -> Mapping[str, dict[str, Any]]:
+    """Handlers by full service name and method. What of the API nothing answers is refused by name."""
+    unary = _unary_methods(member)
+    handlers: dict[str, dict[str, Any]] = {}
+    for module in _MODULES.values():
+        for service in module.DESCRIPTOR.services_by_name.values():
+            methods = handlers[service.full_name] = {}
+            for method in service.methods:
+                name = f"{service.name}/{method.name}"
+                answer = unary.get(name) or _refused(name)
+                methods[method.name] = _unary(gate, name, answer, _message(method.input_type))
+    api = "etcdserverpb."
+    handlers[f"{api}Watch"]["Watch"] = _watch(gate, watch)
+    handlers[f"{api}Lease"]["LeaseKeepAlive"] = _streams(
+        gate, "Lease/LeaseKeepAlive", Lease(member).keep_alive, rpc_pb2.LeaseKeepAliveRequest
+    )
+    handlers[f"{api}Maintenance"]["Snapshot"] = _server_stream(
+        gate, "Maintenance/Snapshot", Maintenance(member).snapshot, rpc_pb2.SnapshotRequest
+    )
+    handlers["v3electionpb.Election"]["Observe"] = _server_stream(
+        gate, "Election/Observe", Election(member).observe, v3election_pb2.LeaderRequest
+    )
     return handlers
 
 
@@ -179,13 +262,10 @@ def build_server(
             ("grpc.max_concurrent_streams", 1_000_000),
         )
     )
-    by_service: dict[str, dict[str, Any]] = {}
-    for full, handler in _answered(member, watch).items():
-        service, _, method = full.partition("/")
-        by_service.setdefault(service, {})[method] = handler
+    gate = _Gate(member, trust_certificates=tls is not None and tls.require_client)
     services = [
-        grpc.method_handlers_generic_handler(f"etcdserverpb.{service}", handlers)
-        for service, handlers in by_service.items()
+        grpc.method_handlers_generic_handler(service, handlers)
+        for service, handlers in _answered(member, watch, gate).items()
     ]
     server.add_generic_rpc_handlers((*services, _health(member)))
     for url in listen_urls:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from etcdlite.auth import guard
 from etcdlite.mvcc import txn, wire
 from etcdlite.mvcc.errors import CorruptionAlarm, LeaseNotFound
 from etcdlite.pb import internal_pb2
@@ -27,6 +28,7 @@ class KV:
         validate.check_range(request)
         if not request.serializable:
             await self._requests.confirm()
+        guard.check_range(self._machine.auth, self._member.caller(), request)
         if self._machine.has_alarm(rpc.CORRUPT):
             raise CorruptionAlarm
         view = self._machine.store.view()
@@ -35,6 +37,7 @@ class KV:
     async def put(self, request: rpc.PutRequest) -> bytes:
         """Set a key."""
         validate.check_put(request)
+        self._member.check_space(request.ByteSize())
         return await self._write(Request(put=request))
 
     async def delete_range(self, request: rpc.DeleteRangeRequest) -> bytes:
@@ -48,9 +51,12 @@ class KV:
         """
         validate.check_txn(request, self._member.settings.max_txn_ops)
         if not txn.is_read_only(request):
+            if txn.may_put(request):
+                self._member.check_space(request.ByteSize())
             return await self._write(Request(txn=request))
         if not _all_serializable(request):
             await self._requests.confirm()
+        guard.check_txn(self._machine.auth, self._member.caller(), request, self._machine.lessor.keys_of)
         if self._machine.has_alarm(rpc.CORRUPT):
             raise CorruptionAlarm
         with self._machine.store.write() as write:  # sees what is there; changes nothing
@@ -91,6 +97,7 @@ class Lease:
 
     async def grant(self, request: rpc.LeaseGrantRequest) -> bytes:
         """Create a lease; id 0 lets this member choose a positive one."""
+        self._member.check_space(0)
         if not request.ID:
             request.ID = self._requests.new_id() & 0x7FFF_FFFF_FFFF_FFFF
         applied = await self._requests.submit(Request(lease_grant=request))
@@ -119,6 +126,8 @@ class Lease:
             lease = self._machine.lessor.get(request.ID)
             answer.TTL, answer.grantedTTL = lease.remaining(self._machine.monotonic()), lease.ttl
             if request.keys:
+                for key in lease.keys:
+                    self._machine.auth.check_read(self._member.caller(), key)
                 answer.keys.extend(sorted(lease.keys))
         return answer.SerializeToString()
 

@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from etcdlite.auth import apply as auth_apply
+from etcdlite.auth import guard
+from etcdlite.auth.store import AuthStore
 from etcdlite.consensus.statemachine import Entry, SnapshotSource
 from etcdlite.lease.lessor import Lessor
 from etcdlite.mvcc import txn, wire
@@ -63,6 +66,7 @@ class Machine:
         self.lessor = Lessor(minimum_lease_ttl)
         self.hub = WatchHub()
         self.alarms: set[tuple[int, int]] = set()
+        self.auth = AuthStore(lambda table, row, value: self.store.put_row(table, row, value))
         self._load_tables()
         self.store = Store(self.backend, self.lessor, self._changed)
         self._dirty, self._full, self._compacting = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -70,6 +74,8 @@ class Machine:
         self._compacted = asyncio.Condition()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="store-flush")
         self.unsynced = asyncio.Event()  # watchers have fallen behind, or have begun in the past
+        self.refused_for_space = asyncio.Event()  # a request found no room: time for the alarm
+        self._used_bytes = self.backend.size_in_use()  # when last flushed
         self.counts = {"put": 0, "txn": 0, "delete": 0}  # applied since the start, for metrics
         self.leader_changes = 0
 
@@ -81,6 +87,7 @@ class Machine:
         )
         self.lessor.restore(leases, self.monotonic())
         self.alarms = {(int.from_bytes(key[:8], "big"), key[8]) for key, _ in self.backend.rows("alarm")}
+        self.auth.restore(self.backend.rows)
 
     # -- consensus.statemachine.StateMachine
 
@@ -137,6 +144,10 @@ class Machine:
     def _dispatch(self, kind: str | None, request: internal_pb2.InternalRaftRequest) -> bytes:
         if kind != "alarm" and self.has_alarm(rpc.CORRUPT):
             raise CorruptionAlarm
+        guard.check_applied(self.auth, kind, request, self.lessor.keys_of)
+        if kind is not None and kind.startswith("auth"):
+            auth_apply.apply(self.auth, kind, request, self.monotonic())
+            return b""
         match kind:
             case "put":
                 return self._put(request.put)
@@ -169,10 +180,10 @@ class Machine:
 
     def _txn(self, request: rpc.TxnRequest) -> bytes:
         self.counts["txn"] += 1
+        if self.alarms and txn.may_put(request):
+            self._refuse_without_space()
         view = self.store.view()
         branch = txn.decide(view, request)
-        if txn.puts(branch):
-            self._refuse_without_space()
         txn.check_branch(view, self.lessor, branch)
         with self.store.write() as write:
             return txn.apply_branch(write, branch)
@@ -219,6 +230,10 @@ class Machine:
         """Whether any member has raised it."""
         return bool(self.alarms) and any(raised == alarm for _, raised in self.alarms)
 
+    def has_space(self, cost: int) -> bool:
+        """Whether `cost` bytes more keep this member's database within its quota."""
+        return self._used_bytes + self.store.pending_bytes + cost <= self.quota_bytes
+
     def _refuse_without_space(self) -> None:
         if self.has_alarm(rpc.NOSPACE):
             raise NoSpace
@@ -261,6 +276,7 @@ class Machine:
             loop = asyncio.get_running_loop()
             await asyncio.shield(loop.run_in_executor(self._executor, self.backend.commit, *taken))
             self.store.end_flush(taken[1])
+            self._used_bytes = self.backend.size_in_use()
 
     def _flush_now(self) -> None:
         taken = self.store.begin_flush()
@@ -294,3 +310,4 @@ class Machine:
             loop = asyncio.get_running_loop()
             await asyncio.shield(loop.run_in_executor(self._executor, self.backend.copy_compacted, target))
             self.backend.replace_by(target)
+            self._used_bytes = self.backend.size_in_use()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
+from etcdlite.auth.store import NOBODY, Caller
 from etcdlite.consensus.errors import ConsensusError, ProposalDropped
 from etcdlite.consensus.membership import Member, MemberChange
 from etcdlite.consensus.node import ConsensusStatus
@@ -29,6 +30,8 @@ class Consensus(Protocol):
     async def wait_applied(self, index: int, *, timeout: float = 5.0) -> None: ...
 
     def status(self) -> ConsensusStatus: ...
+
+    def reachable(self) -> frozenset[int]: ...
 
     async def transfer_leadership(self, member: int, *, timeout: float = 5.0) -> None: ...
 
@@ -58,15 +61,16 @@ class Requests:
         self._max_request_bytes = max_request_bytes
         self._waiting: dict[int, asyncio.Future[Applied]] = {}
         self._consensus: Consensus | None = None
-        self._ids = RequestIds(0, 0)
+        self.caller: Callable[[], Caller] = lambda: NOBODY  # who makes the present call
+        self._ids: RequestIds | None = None
+        self._started_ms = 0
         self._readers: list[asyncio.Future[None]] = []
         self._wanted = asyncio.Event()
 
     def bind(self, consensus: Consensus, started_ms: int | None = None) -> None:
         """Give it the consensus it proposes to; must come before the first request."""
         self._consensus = consensus
-        started = time.time_ns() // 1_000_000 if started_ms is None else started_ms
-        self._ids = RequestIds(consensus.status().member_id, started)
+        self._started_ms = time.time_ns() // 1_000_000 if started_ms is None else started_ms
 
     @property
     def consensus(self) -> Consensus:
@@ -77,6 +81,8 @@ class Requests:
 
     def new_id(self) -> int:
         """A number no other request has; also the source of lease ids."""
+        if self._ids is None:  # made late: a member that joins learns its own id only when it runs
+            self._ids = RequestIds(self.consensus.status().member_id, self._started_ms)
         return self._ids.next()
 
     @property
@@ -90,8 +96,15 @@ class Requests:
         if future is not None and not future.done():
             future.set_result(outcome)
 
-    async def submit(self, request: internal_pb2.InternalRaftRequest) -> Applied:
-        """Propose, and wait until it is applied here. Raises the request's own error, or one of errors.py."""
+    async def submit(self, request: internal_pb2.InternalRaftRequest, *, internal: bool = False) -> Applied:
+        """Propose, and wait until it is applied here. `internal`: the member itself asks, whoever calls.
+
+        Raises the request's own error, or one of errors.py.
+        """
+        request.internal = internal
+        caller = NOBODY if internal else self.caller()
+        if caller is not NOBODY:
+            request.username, request.auth_revision = caller.name, caller.revision
         if len(self._waiting) >= MAX_WAITING:
             raise errors.TooManyRequests
         request.id = self.new_id()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import ssl
@@ -16,7 +17,7 @@ from etcdlite.consensus.statemachine import StateMachine
 from etcdlite.mvcc.errors import StoreError
 from etcdlite.pb import internal_pb2
 from etcdlite.pb import rpc_pb2 as rpc
-from etcdlite.server import http, requests
+from etcdlite.server import autocompact, http, requests
 from etcdlite.server.context import Member, Settings
 from etcdlite.server.grpcserver import ServerTLS, build_server
 from etcdlite.server.machine import Machine
@@ -60,13 +61,15 @@ class EtcdServer:
         settings: Settings,
         listen: Listen,
         make_consensus: Callable[[StateMachine], RunningConsensus],
+        *,
+        compaction: autocompact.Policy | None = None,
     ) -> None:
         """Open the database below `data_dir` and load it. Raises DatabaseDamaged, OSError, and what
         `make_consensus` raises.
         """
         folder = data_dir / "member"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._listen = listen
+        self._listen, self._compaction = listen, compaction
         timeout = settings.request_timeout
         self.requests = Requests(timeout=timeout, max_request_bytes=settings.max_request_bytes)
         self.machine = Machine(
@@ -78,6 +81,7 @@ class EtcdServer:
         self.consensus = make_consensus(self.machine)
         self.requests.bind(self.consensus)
         self.member = Member(settings, self.machine, self.requests)
+        self.requests.caller = self.member.caller
         self.member.identify(self.consensus.status())
         self.watch = WatchService(self.member)
         self._led = False
@@ -95,6 +99,7 @@ class EtcdServer:
                     tasks.create_task(self.watch.run(), name="watch")
                     tasks.create_task(self._expire_leases(), name="leases")
                     tasks.create_task(self._guard_quota(), name="quota")
+                    tasks.create_task(self._compact(), name="auto-compaction")
                     tasks.create_task(self._serve_clients(), name="clients")
                     tasks.create_task(self._serve_probes(), name="probes")
             finally:
@@ -138,21 +143,40 @@ class EtcdServer:
     async def _revoke(self, lease: int) -> None:
         request = internal_pb2.InternalRaftRequest(lease_revoke=rpc.LeaseRevokeRequest(ID=lease))
         try:
-            await self.requests.submit(request)
+            await self.requests.submit(request, internal=True)
         except StoreError as error:
             log.info("lease not revoked yet", extra={"lease": f"{lease:x}", "reason": error.text})
+
+    async def _compact(self) -> None:
+        """Forget history as the flags say. A compaction that somebody else was faster with is no failure."""
+        policy = self._compaction
+        while policy is not None:
+            target = policy.look(self.machine.monotonic(), self.machine.store.revision)
+            if target > self.machine.store.compacted and self._led:
+                request = rpc.CompactionRequest(revision=target)
+                try:
+                    await self.requests.submit(
+                        internal_pb2.InternalRaftRequest(compaction=request), internal=True
+                    )
+                    log.info("compacted automatically", extra={"revision": target})
+                except StoreError as error:
+                    log.warning("no automatic compaction", extra={"reason": error.text})
+            await asyncio.sleep(policy.interval)
 
     async def _guard_quota(self) -> None:
         """Raise NOSPACE for this member when its database has outgrown the quota."""
         while True:
-            await asyncio.sleep(_QUOTA_INTERVAL)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_QUOTA_INTERVAL):
+                    await self.machine.refused_for_space.wait()
+            full = self.machine.refused_for_space.is_set() or not self.machine.has_space(0)
+            self.machine.refused_for_space.clear()
             member = self.consensus.status().member_id
-            full = self.machine.backend.size_in_use() > self.machine.quota_bytes
             if not full or (member, rpc.NOSPACE) in self.machine.alarms:
                 continue
             log.warning("database space exceeded, raising the NOSPACE alarm")
             alarm = rpc.AlarmRequest(action=rpc.AlarmRequest.ACTIVATE, memberID=member, alarm=rpc.NOSPACE)
             try:
-                await self.requests.submit(internal_pb2.InternalRaftRequest(alarm=alarm))
+                await self.requests.submit(internal_pb2.InternalRaftRequest(alarm=alarm), internal=True)
             except StoreError as error:
                 log.warning("alarm not raised yet", extra={"reason": error.text})

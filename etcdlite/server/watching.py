@@ -141,7 +141,7 @@ class _Stream:
 
     def _create(self, request: rpc.WatchCreateRequest) -> None:
         id = request.watch_id or self._unused_id()
-        refusal = self._refusal(request, id)
+        refusal = self._refusal(request, id) or self._forbidden(request)
         if refusal:
             self._control(_NO_WATCH, wire.number(_CREATED, 1) + _canceled(refusal))
             return
@@ -177,6 +177,15 @@ class _Stream:
             return "etcdlite: too many watches on one stream"
         if request.range_end not in (b"", b"\0") and request.range_end <= request.key:
             return "mvcc: watcher range is empty"
+        return ""
+
+    def _forbidden(self, request: rpc.WatchCreateRequest) -> str:
+        """Why the caller may not watch that; etcd puts the code into the text here."""
+        try:
+            self._machine.auth.check_read(self._member.caller(), request.key or b"\0", request.range_end)
+        except mvcc.StoreError as error:
+            code = errors.WIRE[type(error)].name.title().replace("_", "")
+            return f"rpc error: code = {code} desc = {error.text}"
         return ""
 
     def _cancel(self, id: int) -> None:

@@ -146,6 +146,10 @@ class CriRuntime:
             lambda runtime, _: runtime.RemoveContainer, pb.RemoveContainerRequest(container_id=container_id)
         )
 
+    async def update_container(self, container_id: str, resources: pb.LinuxContainerResources) -> None:
+        request = pb.UpdateContainerResourcesRequest(container_id=container_id, linux=resources)
+        await self._call(lambda runtime, _: runtime.UpdateContainerResources, request)
+
     async def _gone_is_fine(
         self,
         pick: Callable[[Any, Any], Callable[..., Awaitable[object]]],
@@ -189,6 +193,13 @@ class CriRuntime:
             lambda _, images: images.ListImages, pb.ListImagesRequest()
         )
         return list(response.images)
+
+    async def image_filesystem(self) -> str:
+        response: pb.ImageFsInfoResponse = await self._call(
+            lambda _, images: images.ImageFsInfo, pb.ImageFsInfoRequest()
+        )
+        named = [usage.fs_id.mountpoint for usage in response.image_filesystems]
+        return named[0] if named else ""
 
     async def image_status(self, reference: str) -> pb.Image | None:
         request = pb.ImageStatusRequest(image=pb.ImageSpec(image=reference))

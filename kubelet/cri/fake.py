@@ -7,7 +7,7 @@ are exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, MutableSequence
 from dataclasses import dataclass, field
 
 from kubelet.cri.pb import api_pb2 as pb
@@ -31,7 +31,9 @@ class FakeRuntime:
     pullable: set[str] = field(default_factory=set)
     exec_handler: ExecHandler = _default_exec
     network_ready: bool = True
-    calls: list[tuple[str, str]] = field(default_factory=list)
+    subnet: str = "10.200.0"
+    memory: dict[str, int] = field(default_factory=dict)
+    calls: MutableSequence[tuple[str, str]] = field(default_factory=list)
     _sandboxes: dict[str, pb.PodSandboxStatus] = field(default_factory=dict)
     _containers: dict[str, pb.ContainerStatus] = field(default_factory=dict)
     _parents: dict[str, str] = field(default_factory=dict)
@@ -144,7 +146,7 @@ class FakeRuntime:
             metadata=config.metadata,
             state=pb.SANDBOX_READY,
             created_at=self._nanos(),
-            network=pb.PodSandboxNetworkStatus(ip=f"10.200.0.{self._next % 250 + 2}"),
+            network=pb.PodSandboxNetworkStatus(ip=f"{self.subnet}.{self._next % 250 + 2}"),
             labels=config.labels,
             annotations=config.annotations,
             runtime_handler=handler,
@@ -213,6 +215,12 @@ class FakeRuntime:
         for table in (self._containers, self._parents, self._configs):
             table.pop(container_id, None)
 
+    async def update_container(self, container_id: str, resources: pb.LinuxContainerResources) -> None:
+        self.calls.append(("update_container", self._container(container_id).metadata.name))
+        if self._container(container_id).state not in (pb.CONTAINER_CREATED, pb.CONTAINER_RUNNING):
+            raise RuntimeFailure("cannot update a container that has ended")
+        self._configs[container_id].linux.resources.CopyFrom(resources)
+
     async def exec_sync(self, container_id: str, command: list[str], timeout: float) -> ExecResult:
         if self._container(container_id).state != pb.CONTAINER_RUNNING:
             raise RuntimeFailure("container is not running")
@@ -228,10 +236,26 @@ class FakeRuntime:
         self._container(container_id)
 
     async def container_stats(self) -> list[pb.ContainerStats]:
-        return []
+        """A nanosecond of CPU for each nanosecond of life, and as many bytes as `memory` says, or 1 MiB."""
+        out = []
+        for status in self._containers.values():
+            if status.state != pb.CONTAINER_RUNNING:
+                continue
+            made = pb.ContainerStats()
+            made.attributes.id = status.id
+            made.attributes.metadata.CopyFrom(status.metadata)
+            made.attributes.labels.update(status.labels)
+            made.cpu.timestamp = made.memory.timestamp = self._nanos()
+            made.cpu.usage_core_nano_seconds.value = self._nanos() - status.started_at
+            made.memory.working_set_bytes.value = self.memory.get(status.metadata.name, 1 << 20)
+            out.append(made)
+        return out
 
     async def list_images(self) -> list[pb.Image]:
         return list(self.images.values())
+
+    async def image_filesystem(self) -> str:
+        return ""
 
     async def image_status(self, reference: str) -> pb.Image | None:
         by_id = {image.id: image for image in self.images.values()}

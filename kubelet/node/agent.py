@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from apimachinery.errors import StatusError
@@ -16,7 +16,7 @@ from kubeclient.resources import LEASES, NODES
 from kubeclient.rest import STRATEGIC, ConnectionFailed, RestClient
 from kubelet.cache import RuntimeCache
 from kubelet.cri.port import Runtime, RuntimeFailure
-from kubelet.node.machine import Machine, free
+from kubelet.node.machine import Machine
 from kubelet.node.status import (
     NodeSpec,
     conditions,
@@ -45,14 +45,14 @@ class NodeAgent:
         clock: Clock,
         spec: NodeSpec,
         machine: Machine,
-        root: Path,
+        pressures: Callable[[], frozenset[str]],
         *,
         update_every: float,
         report_every: float,
         lease_seconds: int,
     ) -> None:
         self._client, self._runtime, self._cache, self._clock = client, runtime, cache, clock
-        self._spec, self._machine, self._root = spec, machine, root
+        self._spec, self._machine, self._pressures = spec, machine, pressures
         self._update_every, self._report_every = update_every, report_every
         self._lease_seconds = lease_seconds
         self._node: Object = {}
@@ -124,8 +124,7 @@ class NodeAgent:
             log.warning("container runtime: %s", error)
         problems = runtime_problems(runtime, self._cache.healthy)
         old = (self._node.get("status") or {}).get("conditions") or []
-        left = await asyncio.to_thread(free, self._root)
-        made = conditions(self._machine, left, problems, old, self._clock.now())
+        made = conditions(self._pressures(), problems, old, self._clock.now())
         self.ready = not problems
         return node_status(self._spec, self._machine, version=version, images=images, made=made)
 

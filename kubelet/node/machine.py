@@ -42,6 +42,9 @@ class Free:
     inodes: int
     pids: int
     max_pids: int
+    image_disk: int = 0
+    image_capacity: int = 0
+    """The file system of the images; capacity 0 when it is not known."""
 
 
 def _meminfo() -> dict[str, int]:
@@ -79,8 +82,9 @@ def inspect(root: Path) -> Machine:
     )
 
 
-def free(root: Path) -> Free:
+def free(root: Path, image_root: Path | None = None) -> Free:
     """What is left of memory, disk and process ids."""
+    images = shutil.disk_usage(image_root) if image_root is not None and image_root.exists() else None
     running = _read("/proc/loadavg", "0 0 0 0/0 0").split()[3].partition("/")[2]
     return Free(
         memory=_meminfo()["MemAvailable"],
@@ -88,6 +92,8 @@ def free(root: Path) -> Free:
         inodes=os.statvfs(root).f_favail,
         pids=int(running or 0),
         max_pids=int(_read("/proc/sys/kernel/pid_max", "4194304")),
+        image_disk=images.free if images else 0,
+        image_capacity=images.total if images else 0,
     )
 
 

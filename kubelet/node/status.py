@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from apimachinery import quantity
 from kubelet.cri.pb import api_pb2 as pb
-from kubelet.node.machine import Free, Machine
+from kubelet.node.machine import Machine
 from kubelet.pods.resources import milli, whole
 from kubelet.pods.status import stamp
 
 MEMORY_FLOOR = 100 << 20  # bytes; memory.available<100Mi of the default hard eviction thresholds
-DISK_FLOOR, INODE_FLOOR = 0.10, 0.05  # nodefs.available<10%, nodefs.inodesFree<5%
-PID_FLOOR = 0.05
+DISK_FLOOR = 0.10  # nodefs.available<10%
 MAX_IMAGES = 50
 
 Object = dict[str, Any]
@@ -91,16 +90,13 @@ def runtime_problems(status: pb.RuntimeStatus | None, relisting: bool) -> list[s
 
 
 def conditions(
-    machine: Machine, free: Free, problems: Sequence[str], old: Sequence[Mapping[str, Any]], now: float
+    pressures: Collection[str], problems: Sequence[str], old: Sequence[Mapping[str, Any]], now: float
 ) -> list[Object]:
     """The node's own conditions; a transition time moves only when the status does."""
-    low_disk = free.disk < machine.disk * DISK_FLOOR
-    low_disk = low_disk or bool(machine.inodes and free.inodes < machine.inodes * INODE_FLOOR)
-    low_pids = free.max_pids - free.pids < free.max_pids * PID_FLOOR
     made = [
-        _pressure("MemoryPressure", free.memory < MEMORY_FLOOR, "Memory", "memory available"),
-        _pressure("DiskPressure", low_disk, "Disk", "no disk pressure"),
-        _pressure("PIDPressure", low_pids, "PID", "PID available"),
+        _pressure("MemoryPressure", "MemoryPressure" in pressures, "Memory", "memory available"),
+        _pressure("DiskPressure", "DiskPressure" in pressures, "Disk", "no disk pressure"),
+        _pressure("PIDPressure", "PIDPressure" in pressures, "PID", "PID available"),
     ]
     if problems:
         text = f"[{', '.join(problems)}]" if len(problems) > 1 else problems[0]

@@ -120,12 +120,15 @@ def labels_of(pod: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _namespaces(spec: Mapping[str, Any]) -> pb.NamespaceOption:
+def _namespaces(spec: Mapping[str, Any], target: str = "") -> pb.NamespaceOption:
+    """`target` is the id of the container whose processes this one shall see (`kubectl debug --target`)."""
     pid = pb.POD if spec.get("shareProcessNamespace") else pb.CONTAINER
+    pid = pb.NODE if spec.get("hostPID") else pid
     return pb.NamespaceOption(
         network=pb.NODE if spec.get("hostNetwork") else pb.POD,
-        pid=pb.NODE if spec.get("hostPID") else pid,
+        pid=pb.TARGET if target and pid == pb.CONTAINER else pid,
         ipc=pb.NODE if spec.get("hostIPC") else pb.POD,
+        target_id=target if pid == pb.CONTAINER else "",
     )
 
 
@@ -205,7 +208,7 @@ def _port_mappings(spec: Mapping[str, Any]) -> list[pb.PortMapping]:
 
 
 def security_context(
-    pod: Mapping[str, Any], container: Mapping[str, Any], image: pb.Image | None
+    pod: Mapping[str, Any], container: Mapping[str, Any], image: pb.Image | None, target: str = ""
 ) -> pb.LinuxContainerSecurityContext:
     """Identity and confinement of a container: its own context over the pod's; `ConfigError` if root is
     forbidden.
@@ -217,7 +220,7 @@ def security_context(
     privileged = bool(own.get("privileged"))
     out = pb.LinuxContainerSecurityContext(
         privileged=privileged,
-        namespace_options=_namespaces(pod["spec"]),
+        namespace_options=_namespaces(pod["spec"], target),
         readonly_rootfs=bool(own.get("readOnlyRootFilesystem")),
         supplemental_groups=_groups(of_pod),
         no_new_privs=own.get("allowPrivilegeEscalation") is False,
@@ -264,6 +267,7 @@ def container_config(
     mounts: Sequence[pb.Mount],
     image: pb.Image,
     node: NodeFacts,
+    target: str = "",
 ) -> pb.ContainerConfig:
     """One container, as its `attempt`-th incarnation."""
     annotations = {
@@ -272,6 +276,7 @@ def container_config(
         observed.MESSAGE_PATH: container.get("terminationMessagePath", MESSAGE_PATH),
         observed.MESSAGE_POLICY: container.get("terminationMessagePolicy", "File"),
         observed.POD_GRACE: str(grace_period(pod)),
+        observed.RESOURCES: orjson.dumps(container.get("resources") or {}).decode(),
     }
     pre_stop = (container.get("lifecycle") or {}).get("preStop")
     if pre_stop:
@@ -292,7 +297,7 @@ def container_config(
         tty=bool(container.get("tty")),
         linux=pb.LinuxContainerConfig(
             resources=resources.linux_resources(pod["spec"], container, node.memory_capacity),
-            security_context=security_context(pod, container, image),
+            security_context=security_context(pod, container, image, target),
         ),
     )
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from kubelet.pods.expand import expand
 from kubelet.pods.resources import milli, whole
+from kubelet.pods.spec import known_containers
 
 
 class ConfigError(Exception):
@@ -35,7 +36,7 @@ def references(spec: Mapping[str, Any]) -> tuple[set[str], set[str]]:
     """Names of the ConfigMaps and Secrets that the environments of a pod refer to."""
     configmaps: set[str] = set()
     secrets: set[str] = set()
-    for container in [*spec.get("initContainers", []), *spec.get("containers", [])]:
+    for container in known_containers(spec):
         for source in container.get("envFrom", []):
             if "configMapRef" in source:
                 configmaps.add(source["configMapRef"]["name"])
@@ -203,7 +204,7 @@ def resource_value(
 ) -> str:
     """A container's request or limit, divided and rounded up; a missing limit is what the node can give."""
     name = reference.get("containerName") or container["name"]
-    everything = [*pod["spec"].get("initContainers", []), *pod["spec"].get("containers", [])]
+    everything = known_containers(pod["spec"])
     target = next((c for c in everything if c["name"] == name), None)
     if target is None:
         raise ConfigError(f"container {name} not found")

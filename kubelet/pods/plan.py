@@ -104,6 +104,7 @@ def compute_pod_actions(
         return PodActions(kill_pod=True)
     planner = _Planner(spec, view, policy, now, backoffs, probed)
     planner.plan()
+    planner.debug()
     return PodActions(kill=tuple(planner.kill), start=tuple(planner.start), waiting=planner.waiting)
 
 
@@ -190,6 +191,12 @@ class _Planner:
         if self._initialized():
             for container in self.spec.get("containers", []):
                 self._keep(container, self.policy)
+
+    def debug(self) -> None:
+        """Ephemeral containers run once, whatever the others do, and are never restarted."""
+        for container in self.spec.get("ephemeralContainers") or []:
+            if self.view.latest(container["name"]) is None:
+                self.start.append(StartContainer(container["name"], 0))
 
     def _current(self, name: str) -> ContainerView | None:
         """The youngest container of that name that belongs to the living sandbox."""

@@ -7,7 +7,7 @@ memory request).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from apimachinery import quantity
@@ -93,11 +93,7 @@ def cpu_shares(milli_cpu: int) -> int:
 
 
 def pod_request(spec: Mapping[str, Any], resource: str) -> int:
-    """What a pod asks for, in thousandths: the larger of its containers together and its greediest init
-    container.
-
-    A sidecar counts with the containers, and with every init container after it (KEP-753).
-    """
+    """What a pod asks for, in thousandths."""
 
     def asked(container: Mapping[str, Any]) -> int:
         resources = container.get("resources") or {}
@@ -106,6 +102,25 @@ def pod_request(spec: Mapping[str, Any], resource: str) -> int:
         )
         return milli(request) if request is not None else 0
 
+    return _together(spec, resource, asked)
+
+
+def pod_limit(spec: Mapping[str, Any], resource: str) -> int | None:
+    """What a pod may use at most, in thousandths; None when one of its containers has no limit."""
+    limits = [
+        ((container.get("resources") or {}).get("limits") or {}).get(resource)
+        for container in every_container(spec)
+    ]
+    if not limits or any(limit is None for limit in limits):
+        return None
+    return _together(spec, resource, lambda container: milli(container["resources"]["limits"][resource]))
+
+
+def _together(spec: Mapping[str, Any], resource: str, asked: Callable[[Mapping[str, Any]], int]) -> int:
+    """The larger of the containers together and the greediest init container, and the overhead.
+
+    A sidecar counts with the containers, and with every init container after it (KEP-753).
+    """
     sidecars = peak = 0
     for container in spec.get("initContainers", []):
         if container.get("restartPolicy") == "Always":

@@ -7,7 +7,7 @@ has started, Running while one runs or will be restarted, Succeeded or Failed wh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +16,17 @@ from kubelet.pods.plan import restartable, should_restart
 from kubelet.pods.resources import qos_class
 
 OVER = ("Succeeded", "Failed")
-OWN_CONDITIONS = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled")
+DISRUPTED = ("Evicted", "Terminated")
+RESIZE_CONDITIONS = ("PodResizePending", "PodResizeInProgress")
+OWN_CONDITIONS = (
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    "DisruptionTarget",
+    *RESIZE_CONDITIONS,
+)
 
 Status = dict[str, Any]
 
@@ -46,6 +56,10 @@ class Facts:
     terminating: bool = False
     finished: bool = False
     """Nothing of the pod runs any more, and nothing will."""
+    given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By container id: the resources that it holds now."""
+    resize: tuple[str, str, str] | None = None
+    """Condition type, reason and message while a resize waits or is under way."""
 
 
 def stamp(seconds: float) -> str:
@@ -69,6 +83,10 @@ def pod_status(pod: Mapping[str, Any], view: PodView, facts: Facts) -> Status:
         del status["observedGeneration"]
     if init:
         status["initContainerStatuses"] = init
+    if spec.get("ephemeralContainers"):
+        status["ephemeralContainerStatuses"] = [
+            _ephemeral_status(pod, c, view, facts) for c in spec["ephemeralContainers"]
+        ]
     if facts.failed and view.empty:
         status["containerStatuses"] = []
         status.pop("initContainerStatuses", None)
@@ -147,11 +165,28 @@ def _container_status(
             return status
         ready = "readinessProbe" not in container or facts.ready.get(current.id, False)
         status["ready"] = bool(status["started"] and ready and not facts.failed)
+        if current.id in facts.given:
+            status["resources"] = dict(facts.given[current.id])
+            requests = status["resources"].get("requests")
+            if requests:
+                status["allocatedResources"] = requests
     elif current.state == EXITED:
         _after_exit(status, pod, container, current, facts, init=init)
     elif current.state == CREATED and name in facts.waiting:
         status["state"] = {"waiting": _waiting(facts.waiting[name])}
     return status
+
+
+def _ephemeral_status(
+    pod: Mapping[str, Any], container: Mapping[str, Any], view: PodView, facts: Facts
+) -> Status:
+    """An ephemeral container is never ready and never restarted: it has one life."""
+    status = _container_status(pod, container, view, replace(facts, finished=False), init=False)
+    current = view.latest(container["name"])
+    if current is not None and current.state == EXITED:
+        status |= {"state": _terminated(current), "lastState": {}}
+    del status["started"]
+    return {**status, "ready": False, "restartCount": 0}
 
 
 def _after_exit(
@@ -257,6 +292,12 @@ def _conditions(pod: Mapping[str, Any], view: PodView, status: Status, facts: Fa
     else:
         made += _readiness(spec, old, unready)
     made.append(_condition("PodScheduled", True))
+    if facts.failed and facts.failed[0] in DISRUPTED:
+        said = {"reason": "TerminationByKubelet", "message": facts.failed[1]}
+        made.append({"type": "DisruptionTarget", "status": "True", **said})
+    if facts.resize and not over:
+        kind, reason, message = facts.resize
+        made.append({"type": kind, "status": "True", "reason": reason, "message": message})
     return _settle(made, old, facts.now)
 
 
@@ -292,6 +333,6 @@ def _settle(made: list[Status], old: Mapping[str, Status], now: float) -> list[S
         same = before is not None and before.get("status") == condition["status"]
         since = before.get("lastTransitionTime") if before is not None and same else None
         out.append({**condition, "lastProbeTime": None, "lastTransitionTime": since or stamp(now)})
-    names = {condition["type"] for condition in made}
+    names = {condition["type"] for condition in made} | set(RESIZE_CONDITIONS)
     out += [dict(condition) for kind, condition in old.items() if kind not in names]
     return out

@@ -23,8 +23,9 @@ from kubelet.agent import Kubelet
 from kubelet.cri.port import RuntimeFailure
 from kubelet.logs import LogError, LogOptions, parse_time, read_log
 from kubelet.pods.observed import CREATED, ContainerView
+from kubelet.pods.spec import known_containers
 from kubelet.server.auth import Denied, Guard
-from kubelet.server.stats import summary
+from kubelet.server.stats import resource_metrics, summary
 from kubelet.server.upgrade import Refused, Streams
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,8 @@ class Server:
             await respond_json(send, {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})
         elif first == "metrics" and len(request.segments) == 1:
             await respond(send, 200, metrics.render(), metrics.CONTENT_TYPE)
+        elif request.segments == ["metrics", "resource"]:
+            await respond(send, 200, await resource_metrics(self._kubelet), metrics.CONTENT_TYPE)
         elif request.segments == ["stats", "summary"]:
             await respond_json(send, await summary(self._kubelet))
         elif first == "containerLogs" and len(request.segments) == 4:
@@ -133,7 +136,7 @@ class Server:
         if view is None:
             pod = self._kubelet.workers.pod(uid) or {"spec": {}}
             spec = pod["spec"]
-            names = {c["name"] for c in [*spec.get("initContainers", []), *spec.get("containers", [])]}
+            names = {container["name"] for container in known_containers(spec)}
             if parts[-1] not in names:
                 raise Refused(404, f"container {parts[-1]} not found in pod {parts[1]}_{parts[0]}")
             where = f'container "{parts[-1]}" in pod "{parts[1]}"'
@@ -143,7 +146,8 @@ class Server:
     def _why(self, pod: Mapping[str, Any], container: str) -> str:
         """Why a container has not started, in the words that logs are refused with."""
         status = self._kubelet.statuses.latest(pod)
-        every = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+        kinds = ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses")
+        every = [held for kind in kinds for held in status.get(kind) or []]
         waiting = (held["state"].get("waiting") for held in every if held["name"] == container)
         reason = (next(waiting, None) or {}).get("reason", "ContainerCreating")
         if reason in ("ErrImagePull", "ImagePullBackOff"):
@@ -200,8 +204,7 @@ class Server:
         """Whether the container itself has a terminal: what attach asks for must agree with it."""
         uid = self._find_pod(request.segments[1], request.segments[2])
         spec = (self._kubelet.workers.pod(uid) or {"spec": {}})["spec"]
-        containers = [*spec.get("initContainers", []), *spec.get("containers", [])]
-        return any(c["name"] == request.segments[-1] and c.get("tty") for c in containers)
+        return any(c["name"] == request.segments[-1] and c.get("tty") for c in known_containers(spec))
 
 
 def log_options(request: Request, now: float) -> LogOptions:

@@ -52,6 +52,36 @@ def check_host_path(source: Mapping[str, Any]) -> Path:
     return path
 
 
+def check_local(source: Mapping[str, Any], group: int | None) -> Path:
+    """The directory of a local volume, handed to the pod's fsGroup if it has one; raises `VolumeError`."""
+    path = Path(source["path"])
+    if not path.exists():
+        raise VolumeError(f'path "{path}" does not exist')
+    if not path.is_dir():
+        raise VolumeError(f'path "{path}" is a block device or file, only directories are supported')
+    if group is not None and path.stat().st_gid != group:
+        _hand_to(path, group)
+    return path
+
+
+def _hand_to(root: Path, group: int) -> None:
+    """Everything below belongs to the group and is writable for it; new files inherit it. The root comes
+    last, so that a crash half-way is followed by another attempt.
+    """
+    for directory, folders, names in os.walk(root, topdown=False):
+        for name in [*folders, *names]:
+            place = Path(directory) / name
+            if not place.is_symlink():
+                _hand_one(place, group)
+    _hand_one(root, group)
+
+
+def _hand_one(place: Path, group: int) -> None:
+    os.chown(place, -1, group)
+    extra = 0o2770 if place.is_dir() else 0o660
+    place.chmod(stat.S_IMODE(place.stat().st_mode) | extra)
+
+
 def make_empty_dir(path: Path, source: Mapping[str, Any], group: int | None) -> None:
     """Create an emptyDir, on tmpfs when its medium is Memory; idempotent."""
     medium = source.get("medium", "") or ""

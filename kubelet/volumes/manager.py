@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kubelet.pods.environment import ConfigError, Sources
-from kubelet.volumes import atomic, host
+from kubelet.volumes import atomic, claims, host
 from kubelet.volumes.payload import Material, TokenWish, VolumeError, files, needs
 
 log = logging.getLogger(__name__)
 
 Pod = Mapping[str, Any]
-SUPPORTED = ("emptyDir", "hostPath", "configMap", "secret", "downwardAPI", "projected")
+SUPPORTED = (
+    *("emptyDir", "hostPath", "configMap", "secret", "downwardAPI", "projected"),
+    *("persistentVolumeClaim", "ephemeral"),
+)
 
 
 class Objects(Protocol):
@@ -29,13 +32,24 @@ class Objects(Protocol):
 
     async def secret(self, namespace: str, name: str) -> Mapping[str, Any] | None: ...
 
+    async def claim(self, namespace: str, name: str) -> Mapping[str, Any] | None: ...
+
+    async def volume(self, name: str) -> Mapping[str, Any] | None: ...
+
     async def token(self, pod: Pod, wish: TokenWish) -> str: ...
 
 
 class VolumeManager:
     """The volumes of all pods below `<root>/pods/<uid>/volumes`."""
 
-    def __init__(self, root: Path, objects: Objects, sources: Callable[[Pod], Sources]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        objects: Objects,
+        sources: Callable[[Pod], Sources],
+        labels: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
+        self._labels = labels
         self.root = root / "pods"
         self._objects = objects
         self._sources = sources
@@ -69,6 +83,8 @@ class VolumeManager:
     async def _set_up(self, kind: str, pod: Pod, volume: Mapping[str, Any]) -> Path:
         if kind == "hostPath":
             return await asyncio.to_thread(host.check_host_path, volume["hostPath"])
+        if kind in ("persistentVolumeClaim", "ephemeral"):
+            return await self._claimed(pod, volume)
         directory = kind.replace("configMap", "configmap").replace("emptyDir", "empty-dir")
         directory = directory.replace("downwardAPI", "downward-api")
         volumes = self.pod_dir(pod["metadata"]["uid"]) / "volumes"
@@ -85,6 +101,18 @@ class VolumeManager:
         token_owner = owner if group is None and needs(volume).tokens else None
         await asyncio.to_thread(atomic.write, place, content, group=group, owner=token_owner)
         return place
+
+    async def _claimed(self, pod: Pod, volume: Mapping[str, Any]) -> Path:
+        """The directory of a bound claim's volume."""
+        namespace = pod["metadata"].get("namespace", "default")
+        claim = await self._objects.claim(namespace, claims.claim_name(pod, volume))
+        name = claims.bound_volume(pod, volume, claim)
+        assert claim is not None
+        found = claims.backing(claim, await self._objects.volume(name), name, self._labels())
+        if found.kind == "hostPath":
+            return await asyncio.to_thread(host.check_host_path, found.source)
+        group = (pod["spec"].get("securityContext") or {}).get("fsGroup")
+        return await asyncio.to_thread(host.check_local, found.source, group)
 
     async def _material(self, pod: Pod, volume: Mapping[str, Any]) -> Material:
         wanted, namespace = needs(volume), pod["metadata"].get("namespace", "default")

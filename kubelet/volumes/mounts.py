@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,9 +19,14 @@ _PROPAGATION = {
 
 
 def mounts(
-    container: Mapping[str, Any], volumes: Mapping[str, Path], env: Mapping[str, str]
+    container: Mapping[str, Any],
+    volumes: Mapping[str, Path],
+    env: Mapping[str, str],
+    read_only: Collection[str] = (),
 ) -> list[pb.Mount]:
-    """The mounts of one container; creates missing sub-paths. Raises `ConfigError`."""
+    """The mounts of one container; creates missing sub-paths. `read_only` names volumes that nobody may write
+    to. Raises `ConfigError`.
+    """
     if container.get("volumeDevices"):
         raise ConfigError("volumeDevices is not supported")
     out = []
@@ -39,7 +44,7 @@ def mounts(
             pb.Mount(
                 container_path=target if target.startswith("/") else f"/{target}",
                 host_path=str(path),
-                readonly=bool(mount.get("readOnly")),
+                readonly=bool(mount.get("readOnly")) or mount["name"] in read_only,
                 propagation=_PROPAGATION[mount.get("mountPropagation") or ""],
             )
         )

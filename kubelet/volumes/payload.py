@@ -12,6 +12,8 @@ from kubelet.volumes.atomic import File, check_path
 
 Object = Mapping[str, Any]
 DEFAULT_MODE = 0o644
+CONTENT_KINDS = ("configMap", "secret", "downwardAPI", "projected")
+"""Volume sources whose files are made from the API's objects."""
 
 
 class VolumeError(Exception):
@@ -72,7 +74,7 @@ def needs(volume: Object) -> Needs:
 
 
 def default_mode(volume: Object) -> int:
-    for kind in ("configMap", "secret", "downwardAPI", "projected"):
+    for kind in CONTENT_KINDS:
         if kind in volume:
             mode = volume[kind].get("defaultMode")
             return DEFAULT_MODE if mode is None else int(mode)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from scheduler.columns import Columns
-from scheduler.framework import MAX_SCORE, Rows, Scores
+from scheduler.columns import Columns, Rows
+from scheduler.framework import MAX_SCORE, Scores
 from scheduler.podinfo import PodInfo
 
 _MIB = 1024 * 1024
@@ -21,19 +21,19 @@ def canonical(image: str) -> str:
 
 class ImageLocality:
     name = "ImageLocality"
+    local_score = False  # an image counts by the share of nodes that have it
 
-    def score(self, pod: PodInfo, nodes: Columns, rows: Rows) -> Scores | None:
+    def pre_score(self, pod: PodInfo, nodes: Columns) -> bool:
+        return any(canonical(image) in nodes.images.rows for image in pod.images)
+
+    def score(self, pod: PodInfo, nodes: Columns, rows: Rows) -> Scores | float | None:
         """Sizes of present images, each weighted by the share of nodes that have it, scaled between the
         bounds.
         """
         names = [canonical(image) for image in pod.images]
-        known = [name for name in names if nodes.images.rows.get(name)]
-        if not known:
-            return None
-        sums = np.zeros(len(nodes.live), dtype=np.float64)
-        for name in known:
-            holders = nodes.images.rows[name]
-            sums[list(holders)] += nodes.images.sizes[name] * len(holders) / max(nodes.node_count, 1)
+        sums = np.zeros(nodes.top)
+        for name in names:
+            sums += nodes.images.weights(name, nodes.top, nodes.node_count)
         most = _MOST_PER_CONTAINER * len(names)
         clipped = np.clip(sums[rows], _LEAST, most)
         out: Scores = np.floor(MAX_SCORE * (clipped - _LEAST) / (most - _LEAST))

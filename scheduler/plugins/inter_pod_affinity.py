@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from scheduler.columns import ABSENT, Columns, Mask
-from scheduler.framework import MAX_SCORE, ClusterEvent, Rows, Scores, Verdict
+from scheduler.columns import Columns, Rows
+from scheduler.framework import MAX_SCORE, ClusterEvent, Scores, Verdict
 from scheduler.podinfo import PodInfo
+from scheduler.tallies import ABSENT, Mask
 
 _REPELLED = ("node(s) didn't satisfy existing pods anti-affinity rules",)
 _NEAR = ("node(s) didn't match pod affinity rules",)
 _APART = ("node(s) didn't match pod anti-affinity rules",)
+_REASONS = (_REPELLED, _APART, _NEAR)
 
 
 class InterPodAffinity:
@@ -27,68 +29,82 @@ class InterPodAffinity:
         | ClusterEvent.POD_REMOVED
         | ClusterEvent.NAMESPACE_LABELS
     )
+    local_filter = False
+    local_score = False
 
-    def filter(self, pod: PodInfo, nodes: Columns) -> Verdict | None:
-        repelled = self._repelled(pod, nodes)
-        if repelled is None and not pod.affinity and not pod.anti_affinity:
+    def __init__(self, hard_weight: int = 1, *, ignore_preferred: bool = False) -> None:
+        self._hard_weight = hard_weight  # what a placed pod's required affinity adds to a score
+        self._ignore_preferred = (
+            ignore_preferred  # what placed pods want, when the pod itself prefers nothing
+        )
+
+    def filter(self, pod: PodInfo, nodes: Columns, rows: Rows) -> Verdict | None:
+        repelling = nodes.repelling.selecting(pod, nodes.selects)
+        if not repelling and not pod.affinity and not pod.anti_affinity:
             return None
-        none = np.zeros(len(nodes.live), dtype=np.bool_)
-        far = ~self._near(pod, nodes) if pod.affinity else none
-        close = self._too_close(pod, nodes) if pod.anti_affinity else none
-        pushed = none if repelled is None else repelled
-
-        def reasons(row: int) -> tuple[str, ...]:
-            return _NEAR if far[row] else _APART if close[row] else _REPELLED
-
-        return Verdict(~(pushed | far | close), reasons)
-
-    def _repelled(self, pod: PodInfo, nodes: Columns) -> Mask | None:
-        out: Mask | None = None
-        for term, owners in nodes.anti_affinity.items():
-            if nodes.selects(term, pod):
-                hit = nodes.by_domain(owners, term.topology_key) > 0
-                out = hit if out is None else out | hit
-        return out
-
-    def _near(self, pod: PodInfo, nodes: Columns) -> Mask:
-        """Pods near must match all terms at once; each term's domain must then hold one."""
-        if len(pod.affinity) == 1:
-            matching = [nodes.term_counts(pod.affinity[0])]
-        else:
-            matching = [nodes.joint_counts(pod.affinity)] * len(pod.affinity)
-        everywhere = np.ones(len(nodes.live), dtype=np.bool_)
-        labelled = everywhere.copy()
-        found_any = False
-        for term, counts in zip(pod.affinity, matching, strict=True):
-            labelled &= nodes.label_column(term.topology_key).ids != ABSENT
-            found_any = found_any or bool(counts.any())
-            everywhere &= nodes.by_domain(counts, term.topology_key) > 0
-        if not found_any and all(nodes.selects(term, pod) for term in pod.affinity):
-            return labelled
-        return labelled & everywhere
-
-    def _too_close(self, pod: PodInfo, nodes: Columns) -> Mask:
-        out = np.zeros(len(nodes.live), dtype=np.bool_)
+        far = ~self._near(pod, nodes, rows) if pod.affinity else None
+        close: Mask | None = None
         for term in pod.anti_affinity:
-            out |= nodes.by_domain(nodes.term_counts(term), term.topology_key) > 0
+            tally = nodes.tally(term, key=term.topology_key)
+            close = _either(close, nodes.in_domain(tally, rows) > 0)
+        pushed: Mask | None = None
+        for _, _, tally in repelling:
+            pushed = _either(pushed, nodes.in_domain(tally, rows) > 0)
+        bad: Mask | None = None
+        for mask in (far, close, pushed):
+            bad = bad if mask is None else _either(bad, mask)
+        assert bad is not None
+
+        def kind(position: int) -> int:
+            if far is not None and far[position]:
+                return 2
+            return 1 if close is not None and close[position] else 0
+
+        return Verdict(
+            ~bad,
+            lambda at: _REASONS[kind(at)],
+            final=lambda at: kind(at) == 2,
+            kinds=lambda fallen: np.array([kind(at) for at in fallen.tolist()], dtype=np.int64),
+        )
+
+    def _near(self, pod: PodInfo, nodes: Columns, rows: Rows) -> Mask:
+        """Pods near must match all terms at once; each term's domain must then hold one."""
+        tallies = [nodes.tally(*pod.affinity, key=term.topology_key) for term in pod.affinity]
+        alone = not any(tally.sums(nodes.shape).any() for tally in tallies)
+        if alone and all(nodes.selects(term, pod) for term in pod.affinity):
+            labelled: Mask = np.ones_like(nodes.live[rows])
+            for tally in tallies:
+                labelled &= tally.column.ids[rows] != ABSENT
+            return labelled
+        out: Mask = np.ones_like(nodes.live[rows])
+        for tally in tallies:
+            out &= nodes.in_domain(tally, rows) > 0
         return out
 
-    def score(self, pod: PodInfo, nodes: Columns, rows: Rows) -> Scores | None:
-        raw = np.zeros(len(nodes.live), dtype=np.float64)
-        touched = False
-        for sign, terms in ((1, pod.preferred_affinity), (-1, pod.preferred_anti_affinity)):
-            for weight, term in terms:
-                raw += sign * weight * nodes.by_domain(nodes.term_counts(term), term.topology_key)
-                touched = True
-        for (weight, term), owners in nodes.weighted_terms.items():
-            if nodes.selects(term, pod):
-                raw += weight * nodes.by_domain(owners, term.topology_key)
-                touched = True
-        if not touched:
+    def score(self, pod: PodInfo, nodes: Columns, rows: Rows) -> Scores | float | None:
+        parts = [
+            (sign * weight, nodes.tally(term, key=term.topology_key))
+            for sign, terms in ((1, pod.preferred_affinity), (-1, pod.preferred_anti_affinity))
+            for weight, term in terms
+        ]
+        if not parts and self._ignore_preferred:
             return None
-        rated = raw[rows]
-        least, most = rated.min(), rated.max()
+        found = nodes.preferring.selecting(pod, nodes.selects)
+        parts += [(weight, tally) for weight, _, tally in found]
+        if self._hard_weight:
+            found = nodes.attracting.selecting(pod, nodes.selects)
+            parts += [(self._hard_weight, tally) for _, _, tally in found]
+        if not parts:
+            return None
+        raw = np.zeros(nodes.live[rows].size)
+        for weight, tally in parts:
+            raw += weight * nodes.in_domain(tally, rows)
+        least, most = raw.min(), raw.max()
         if most == least:
-            return np.zeros_like(rated)
-        out: Scores = np.floor(MAX_SCORE * (rated - least) / (most - least))
+            return 0.0
+        out: Scores = np.floor(MAX_SCORE * ((raw - least) / (most - least)))
         return out
+
+
+def _either(one: Mask | None, other: Mask) -> Mask:
+    return other if one is None else one | other

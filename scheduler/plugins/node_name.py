@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from scheduler.columns import Columns
+from scheduler.columns import Columns, Rows
 from scheduler.framework import ClusterEvent, Verdict
+from scheduler.plugins import matching
 from scheduler.podinfo import PodInfo
 
 _REASON = ("node(s) didn't match the requested node name",)
@@ -14,12 +13,9 @@ _REASON = ("node(s) didn't match the requested node name",)
 class NodeName:
     name = "NodeName"
     events = ClusterEvent.NODE_ADDED
+    local_filter = True
 
-    def filter(self, pod: PodInfo, nodes: Columns) -> Verdict | None:
+    def filter(self, pod: PodInfo, nodes: Columns, rows: Rows) -> Verdict | None:
         if not pod.node_name:
             return None
-        passes = np.zeros(len(nodes.live), dtype=np.bool_)
-        row = nodes.row_of.get(pod.node_name)
-        if row is not None:
-            passes[row] = True
-        return Verdict(passes, lambda _: _REASON)
+        return Verdict(matching.named((pod.node_name,), nodes, rows), lambda _: _REASON, final=True)

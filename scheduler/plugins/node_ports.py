@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from scheduler.columns import Columns
+from scheduler.columns import Columns, Rows
 from scheduler.framework import ClusterEvent, Verdict
 from scheduler.podinfo import PodInfo
 
@@ -14,12 +14,14 @@ _REASON = ("node(s) didn't have free ports for the requested pod ports",)
 class NodePorts:
     name = "NodePorts"
     events = ClusterEvent.NODE_ADDED | ClusterEvent.POD_REMOVED
+    local_filter = True
 
-    def filter(self, pod: PodInfo, nodes: Columns) -> Verdict | None:
+    def filter(self, pod: PodInfo, nodes: Columns, rows: Rows) -> Verdict | None:
         if not pod.host_ports:
             return None
-        passes = np.ones(len(nodes.live), dtype=np.bool_)
-        for row, used in nodes.ports.items():
-            if any(want.conflicts(held) for want in pod.host_ports for held in used):
-                passes[row] = False
-        return Verdict(passes, lambda _: _REASON)
+        among = nodes.ports if isinstance(rows, slice) else rows.tolist()
+        taken = np.zeros(nodes.top, dtype=np.bool_)
+        for row in among:
+            held = nodes.ports.get(row) or ()
+            taken[row] = any(want.conflicts(each) for want in pod.host_ports for each in held)
+        return Verdict(~taken[rows], lambda _: _REASON)

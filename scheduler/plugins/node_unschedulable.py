@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scheduler.columns import Columns
+from scheduler.columns import Columns, Rows
 from scheduler.framework import ClusterEvent, Verdict
 from scheduler.podinfo import PodInfo
 
@@ -13,10 +13,12 @@ _REASON = ("node(s) were unschedulable",)
 class NodeUnschedulable:
     name = "NodeUnschedulable"
     events = ClusterEvent.NODE_ADDED | ClusterEvent.NODE_TAINTS
+    local_filter = True
 
-    def filter(self, pod: PodInfo, nodes: Columns) -> Verdict | None:
-        if not nodes.unschedulable.any():
+    def filter(self, pod: PodInfo, nodes: Columns, rows: Rows) -> Verdict | None:
+        cordoned = nodes.unschedulable[rows]
+        if not cordoned.any():
             return None
         if any(toleration.tolerates(_TAINT, "", "NoSchedule") for toleration in pod.tolerations):
             return None
-        return Verdict(~nodes.unschedulable, lambda _: _REASON)
+        return Verdict(~cordoned, lambda _: _REASON, final=True)

@@ -9,46 +9,64 @@ from __future__ import annotations
 
 import numpy as np
 
-from scheduler.columns import Columns, Taint
-from scheduler.framework import ClusterEvent, Rows, Scores, Verdict
+from scheduler.columns import Columns, Rows, Taint
+from scheduler.framework import MAX_SCORE, ClusterEvent, Scores, Verdict
 from scheduler.plugins.matching import normalise
-from scheduler.podinfo import PodInfo
+from scheduler.podinfo import PodInfo, Toleration
+from scheduler.tallies import Mask
 
 _HARD = ("NoSchedule", "NoExecute")
 
 
-def _tolerated(pod: PodInfo, taint: Taint) -> bool:
-    return any(item.tolerates(taint.key, taint.value, taint.effect) for item in pod.tolerations)
+def _tolerated(tolerations: tuple[Toleration, ...], taint: Taint) -> bool:
+    return any(item.tolerates(taint.key, taint.value, taint.effect) for item in tolerations)
 
 
 def untolerated(pod: PodInfo, taints: tuple[Taint, ...]) -> Taint | None:
     """The first taint that keeps the pod away."""
-    return next((taint for taint in taints if taint.effect in _HARD and not _tolerated(pod, taint)), None)
+    for taint in taints:
+        if taint.effect in _HARD and not _tolerated(pod.tolerations, taint):
+            return taint
+    return None
+
+
+def admitted(pod: PodInfo, nodes: Columns, rows: Rows) -> Mask:
+    """Which of the rows have no taint that keeps the pod away."""
+    allowed = np.array([untolerated(pod, taints) is None for taints in nodes.taint_sets], dtype=np.bool_)
+    out: Mask = allowed[nodes.taint_set[rows]]
+    return out
 
 
 class TaintToleration:
     name = "TaintToleration"
     events = ClusterEvent.NODE_ADDED | ClusterEvent.NODE_TAINTS
+    local_filter = True
+    local_score = False  # normalised over the feasible nodes
 
-    def filter(self, pod: PodInfo, nodes: Columns) -> Verdict | None:
+    def filter(self, pod: PodInfo, nodes: Columns, rows: Rows) -> Verdict | None:
         if len(nodes.taint_sets) == 1:
             return None
-        blocking = [untolerated(pod, taints) for taints in nodes.taint_sets]
-        allowed = np.array([taint is None for taint in blocking], dtype=np.bool_)
+        sets = nodes.taint_set[rows]
 
-        def reasons(row: int) -> tuple[str, ...]:
-            taint = blocking[nodes.taint_set[row]]
+        def reasons(position: int) -> tuple[str, ...]:
+            taint = untolerated(pod, nodes.taint_sets[sets[position]])
             assert taint is not None
             return (f"node(s) had untolerated taint {{{taint.key}: {taint.value}}}",)
 
-        return Verdict(allowed[nodes.taint_set], reasons)
+        return Verdict(
+            admitted(pod, nodes, rows),
+            reasons,
+            final=True,
+            kinds=lambda fallen: sets[fallen].astype(np.int64),
+        )
 
-    def score(self, pod: PodInfo, nodes: Columns, rows: Rows) -> Scores | None:
-        if len(nodes.taint_sets) == 1:
-            return None
-        soft = [
-            sum(taint.effect == "PreferNoSchedule" and not _tolerated(pod, taint) for taint in taints)
-            for taints in nodes.taint_sets
-        ]
-        counts = np.array(soft, dtype=np.float64)[nodes.taint_set[rows]]
-        return normalise(counts, reverse=True)
+    def score(self, pod: PodInfo, nodes: Columns, rows: Rows) -> Scores | float | None:
+        soft = [self._cost(pod, taints) for taints in nodes.taint_sets]
+        if not any(soft):
+            return float(MAX_SCORE)
+        return normalise(np.array(soft, dtype=np.float64)[nodes.taint_set[rows]], reverse=True)
+
+    def _cost(self, pod: PodInfo, taints: tuple[Taint, ...]) -> int:
+        """PreferNoSchedule taints not tolerated; only tolerations for that effect or for all count."""
+        tolerations = tuple(each for each in pod.tolerations if each.effect in ("", "PreferNoSchedule"))
+        return sum(t.effect == "PreferNoSchedule" and not _tolerated(tolerations, t) for t in taints)

@@ -32,7 +32,7 @@ Object = dict[str, Any]
 class ByHeader:
     """Trusts the header `x-test-user: name;group,group`; administrators are the default."""
 
-    def authenticate(self, der: bytes | None, headers: Mapping[str, str], path: str) -> User:
+    def authenticate(self, der: bytes | None, headers: Mapping[str, str], path: str = "") -> User:
         name, _, groups = headers.get("x-test-user", "admin;system:masters").partition(";")
         return authenticated(User(name, tuple(group for group in groups.split(",") if group)))
 

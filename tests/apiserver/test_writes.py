@@ -64,10 +64,8 @@ def test_the_three_patches() -> None:
         for media, body in kinds.items():
             await api.ok("PATCH", path, body, headers={"content-type": media})
         assert (await api.ok("GET", path))["data"] == {"k": "1", "m": "1", "s": "1", "j": "1"}
-        for media in ("application/apply-patch+yaml", "text/plain"):
-            await api.fails(
-                415, "UnsupportedMediaType", "PATCH", path, b"{}", headers={"content-type": media}
-            )
+        plain = {"content-type": "text/plain"}
+        await api.fails(415, "UnsupportedMediaType", "PATCH", path, b"{}", headers=plain)
 
     run(test)
 

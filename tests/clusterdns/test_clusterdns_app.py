@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,7 @@ def test_answers_follow_the_cluster(tmp_path: Path) -> None:
                     f"--metrics-listen=127.0.0.1:{metrics}",
                     f"--resolv-conf={tmp_path / 'none'}",
                     "--domain=lab.test",
+                    "--lameduck=300ms",
                 ]
             )
             async with asyncio.TaskGroup() as group:
@@ -103,8 +105,16 @@ def test_answers_follow_the_cluster(tmp_path: Path) -> None:
                     assert (await pages.get(f"http://127.0.0.1:{health}/health")).text == "OK"
                     assert (await pages.get(f"http://127.0.0.1:{ready}/ready")).status_code == 200
                     page = (await pages.get(f"http://127.0.0.1:{metrics}/metrics")).text
-                    assert 'coredns_dns_responses_total{rcode="NXDOMAIN"}' in page
+                    assert 'rcode="NXDOMAIN",server="dns://:53",view="",zone="lab.test."' in page
                 daemon.cancel()
+                async with httpx.AsyncClient() as pages:
+                    # It says that it is leaving, and goes on answering those who have not heard.
+                    assert (await pages.get(f"http://127.0.0.1:{ready}/ready")).status_code == 503
+                    assert (await ask(dns, "db-0.db.default.svc.lab.test")).rr
+                with contextlib.suppress(asyncio.CancelledError):
+                    await daemon
+                with pytest.raises(ConnectionRefusedError):
+                    await ask(dns, "db-0.db.default.svc.lab.test")
 
     on_loop(test)
 

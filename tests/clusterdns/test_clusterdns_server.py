@@ -15,7 +15,7 @@ from dnslib import EDNS0, QTYPE, RCODE, RR, A, DNSHeader, DNSRecord
 from clusterdns import app, forward, wire
 from clusterdns.forward import Forwarder, Upstream, parse_upstream
 from clusterdns.records import Records
-from clusterdns.server import Resolver, serve
+from clusterdns.server import Reply, Resolver, serve
 from tests.clusterdns.test_clusterdns_records import VIEW, Fixed, endpoint, service, slice_of
 from tests.kubeclient.loops import on_loop
 
@@ -192,7 +192,7 @@ class Upstreams(asyncio.DatagramProtocol):
             other.header.id = asked.header.id
             self.transport.sendto(other.pack(), addr)
         reply = asked.reply()
-        reply.add_answer(RR(asked.q.qname, QTYPE.A, rdata=A("192.0.2.1")))
+        reply.add_answer(RR(asked.q.qname, QTYPE.A, ttl=30, rdata=A("192.0.2.1")))
         self.transport.sendto(reply.pack(), addr)
 
 
@@ -280,3 +280,119 @@ def test_listen_addresses() -> None:
     assert app.split_address(":8080", "--x") == ("0.0.0.0", 8080)
     with pytest.raises(ValueError, match="--x: 'eighty' is not host:port"):
         app.split_address("eighty", "--x")
+
+
+# -- the cache, CNAMEs that leave the cluster, and what is refused ------------------------------------------
+
+
+def test_a_forwarded_answer_is_asked_for_once() -> None:
+    async def test() -> None:
+        async with upstream() as server, serving(upstreams=[server]) as (port, forwarder):
+            first = await udp(port, question("example.org"))
+            forwarder._upstreams[:] = [("127.0.0.1", 1)]
+            asked = question("EXAMPLE.org")
+            again = await udp(port, asked)
+            assert addresses(again) == addresses(first)
+            assert again[:2] == asked[:2]
+
+    on_loop(test)
+
+
+CHAIN = Fixed(
+    [
+        service("out", type="ExternalName", externalName="example.org"),
+        service("in", type="ExternalName", externalName="web.default.svc.cluster.local"),
+        service("loop", type="ExternalName", externalName="loop.default.svc.cluster.local"),
+        service("lost", type="ExternalName", externalName="nothing.default.svc.cluster.local"),
+        service("web", clusterIP="10.32.0.20"),
+    ],
+    [],
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "expected", "code"),
+    [
+        ("out", "A", ["example.org.", "192.0.2.1"], "NOERROR"),
+        ("out", "CNAME", ["example.org."], "NOERROR"),
+        ("in", "A", ["web.default.svc.cluster.local.", "10.32.0.20"], "NOERROR"),
+        ("in", "AAAA", ["web.default.svc.cluster.local."], "NOERROR"),
+        ("lost", "A", ["nothing.default.svc.cluster.local."], "NXDOMAIN"),
+    ],
+)
+def test_external_names_are_followed(name: str, kind: str, expected: list[str], code: str) -> None:
+    async def test() -> None:
+        async with upstream() as server, serving(CHAIN, upstreams=[server]) as (port, _):
+            asked = question(f"{name}.default.svc.cluster.local", kind)
+            for answer in (await udp(port, asked), *(await tcp(port, asked))):
+                assert (addresses(answer), rcode(answer)) == (expected, code)
+
+    on_loop(test)
+
+
+def test_a_loop_of_names_ends() -> None:
+    async def test() -> None:
+        async with serving(CHAIN) as (port, _):
+            answer = await udp(port, question("loop.default.svc.cluster.local"))
+            assert 1 < len(addresses(answer)) < 12
+
+    on_loop(test)
+
+
+def test_an_external_name_without_upstream_is_its_cname() -> None:
+    async def test() -> None:
+        async with serving(CHAIN) as (port, _):
+            answer = await udp(port, question("out.default.svc.cluster.local"))
+            assert addresses(answer) == ["example.org."]
+
+    on_loop(test)
+
+
+@pytest.mark.parametrize("kind", ["AXFR", "IXFR"])
+def test_the_zone_is_not_given_away(kind: str) -> None:
+    async def test() -> None:
+        async with upstream() as server, serving(upstreams=[server]) as (port, _):
+            (answer,) = await tcp(port, question("cluster.local", kind))
+            assert rcode(answer) == "REFUSED"
+
+    on_loop(test)
+
+
+def test_another_version_of_edns_is_refused_by_number() -> None:
+    asked = DNSRecord.question("web.default.svc.cluster.local")
+    asked.add_ar(EDNS0(udp_len=4096, version=1))
+    with pytest.raises(wire.BadQuery) as caught:
+        wire.parse(bytes(asked.pack()))
+    assert caught.value.reply is not None
+    (options,) = DNSRecord.parse(caught.value.reply).ar
+    assert (options.edns_rcode, options.edns_ver) == (1, 0)
+
+
+def test_two_edns_records_are_a_malformed_query() -> None:
+    asked = DNSRecord.question("web.default.svc.cluster.local")
+    asked.add_ar(EDNS0(udp_len=4096), EDNS0(udp_len=1232))
+    with pytest.raises(wire.BadQuery) as caught:
+        wire.parse(bytes(asked.pack()))
+    assert caught.value.reply is not None
+    assert rcode(caught.value.reply) == "FORMERR"
+
+
+def test_kept_answers_are_forgotten_when_anything_changes() -> None:
+    view = Fixed([service("web", clusterIP="10.32.0.20")], [])
+    version = 1
+    resolver = Resolver(
+        Records(view), Forwarder([]), domain="cluster.local", ready=lambda: True, version=lambda: version
+    )
+
+    def ask() -> str:
+        data = question("web.default.svc.cluster.local")
+        reply = resolver.handle(data, tcp=False)
+        assert isinstance(reply, Reply)
+        assert reply.data[:2] == data[:2]
+        return addresses(reply.data)[0]
+
+    assert ask() == "10.32.0.20"
+    view._services[0]["spec"] = {"clusterIP": "10.32.0.21", "ports": []}
+    assert ask() == "10.32.0.20", "kept: nobody said that anything changed"
+    version += 1
+    assert ask() == "10.32.0.21"

@@ -57,6 +57,7 @@ class MemoryApi(httpx.AsyncBaseTransport):
         self.revision = 10
         self._uid = itertools.count(1)
         self._changed = asyncio.Event()
+        self.dead = False  # the process under test was killed: nothing it asks is answered any more
 
     # -- what tests do directly ------------------------------------------------------------------------------
 
@@ -103,6 +104,8 @@ class MemoryApi(httpx.AsyncBaseTransport):
                 200, stream=_Stream(self._watch(gvr, namespace, int(params["resourceVersion"])))
             )
         await asyncio.sleep(0)
+        if self.dead:
+            await asyncio.Event().wait()
         body = orjson.loads(request.content) if request.content else None
         try:
             if request.method != "GET":
@@ -113,6 +116,10 @@ class MemoryApi(httpx.AsyncBaseTransport):
             if request.method != "GET":
                 self.after(request.method, path)
             return httpx.Response(200, content=orjson.dumps(answer))
+        except Killed:
+            self.dead = True
+            await asyncio.Event().wait()
+            raise
         except errors.StatusError as error:
             return httpx.Response(error.code, content=orjson.dumps(error.status))
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import pytest
-
 from apimachinery import errors
 from controllers import objects as o
 from controllers.deployment import DeploymentController, revisions
@@ -214,48 +210,6 @@ def test_history_limit_drops_the_oldest_empty_sets() -> None:
                 await world.until(lambda n=number: complete(world.api, f"web:{n}", 1), each=world.kubelets)  # type: ignore[misc]
             await world.until(lambda: len(world.api.all(REPLICASETS)) == 2)
             assert {revisions.revision(rs) for rs in world.api.all(REPLICASETS)} == {3, 4}
-
-    run(scenario())
-
-
-class Fault:
-    """Fails the n-th write, before or after it takes effect."""
-
-    def __init__(self, number: int, error: Exception) -> None:
-        self.left, self.error = number, error
-
-    def __call__(self, method: str, path: str) -> None:
-        self.left -= 1
-        if self.left == 0:
-            raise self.error
-
-
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("number", range(1, 15))
-def test_a_killed_manager_leaves_nothing_its_successor_cannot_finish(number: int, when: str) -> None:
-    """At every write of a roll-out the manager dies, before or after the write; the next one ends it
-    right.
-    """
-
-    async def scenario() -> None:
-        world = World()
-        world.api.put(DEPLOYMENTS, make.deployment(size=2))
-        async with world.running(DeploymentController, replicasets):
-            await world.until(lambda: complete(world.api, "web:1", 2), each=world.kubelets)
-        set_image(world.api, "web:2")
-        fault: Any = Fault(number, errors.internal_error("cut"))
-        setattr(world.api, when, fault)
-        async with world.running(DeploymentController, replicasets):
-            for _ in range(40):
-                world.kubelets()
-                await world.settle(30)
-                if fault.left <= 0:
-                    break
-                world.clock.advance(0.5)
-        setattr(world.api, when, lambda method, path: None)
-        async with world.running(DeploymentController, replicasets):
-            await world.until(lambda: complete(world.api, "web:2", 2), each=world.kubelets)
-            assert len(world.api.all(REPLICASETS)) == 2
 
     run(scenario())
 

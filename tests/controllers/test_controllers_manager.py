@@ -47,6 +47,7 @@ def test_names_are_unique_and_unknown_ones_refused(capsys: pytest.CaptureFixture
         (["--kubeconfig=x", "--concurrent-gc-syncs=0"], "--concurrent-gc-syncs"),
         (["--kubeconfig=x", "--max-endpoints-per-slice=5000"], "--max-endpoints-per-slice"),
         (["--kubeconfig=x", "--tls-cert-file=a"], "--tls-private-key-file"),
+        (["--kubeconfig=x", "--cluster-signing-key-file=a"], "--cluster-signing-cert-file"),
     ],
 )
 def test_flags_that_do_not_go_together(argv: list[str], complaint: str) -> None:
@@ -58,16 +59,17 @@ def test_a_controller_that_lacks_its_flag_is_skipped_by_name(tmp_path: Path) -> 
     ca = tmp_path / "ca.pem"
     ca.write_text("PEM")
     bare = to_options(declare().parse(["--kubeconfig=x"]))
-    full = to_options(
-        declare().parse(
-            ["--kubeconfig=x", f"--root-ca-file={ca}", "--allocate-node-cidrs", "--cluster-cidr=10.0.0.0/8"]
-        )
-    )
+    flags = ["--kubeconfig=x", f"--root-ca-file={ca}", "--allocate-node-cidrs", "--cluster-cidr=10.0.0.0/8"]
+    flags += ["--cluster-signing-cert-file=c", "--cluster-signing-key-file=k"]
+    flags += ["--service-account-private-key-file=s"]
+    full = to_options(declare().parse(flags))
     lacking = {e.name: e.lacks(bare) for e in registry.CONTROLLERS if e.lacks(bare)}
     assert lacking == {
         "root-ca-certificate-publisher-controller": "--root-ca-file",
         "node-ipam-controller": "--allocate-node-cidrs",
         "node-route-controller": "--cloud-provider",
+        "serviceaccount-token-controller": "--service-account-private-key-file",
+        "certificatesigningrequest-signing-controller": "--cluster-signing-cert-file",
     }
     assert [e.name for e in registry.CONTROLLERS if e.lacks(full)] == ["node-route-controller"]
     assert full.root_ca_pem == "PEM"

@@ -49,6 +49,7 @@ class World:
         cloud: Cloud | None = None,
     ) -> AsyncIterator[Sequence[Runnable]]:
         """Run the controllers; leaving the block kills them (nothing is shut down in good order)."""
+        self.api.dead = False
         async with RestClient(Target("http://api"), transport=self.api, clock=self.clock) as client:
             informers = InformerFactory(client)
             ctx = Context(

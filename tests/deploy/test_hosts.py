@@ -27,6 +27,7 @@ from deploy.up import ROOT
 
 pytestmark = [
     pytest.mark.root,
+    pytest.mark.serial,  # compares the machine before and after
     pytest.mark.skipif(
         os.geteuid() != 0 or not packages.PACKAGES[0].present(), reason="needs root and iproute2"
     ),

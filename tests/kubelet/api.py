@@ -20,7 +20,10 @@ import orjson
 from apimachinery.patch import merge
 
 Object = dict[str, Any]
-COLLECTIONS = {"pods", "nodes", "services", "configmaps", "secrets", "serviceaccounts", "events", "leases"}
+COLLECTIONS = {
+    *("pods", "nodes", "services", "configmaps", "secrets", "serviceaccounts", "events", "leases"),
+    *("runtimeclasses", "persistentvolumeclaims", "persistentvolumes", "certificatesigningrequests"),
+}
 KINDS = {"pods": "Pod", "nodes": "Node", "services": "Service", "events": "Event", "leases": "Lease"}
 
 
@@ -180,6 +183,8 @@ def _selected(path: str, key: str, obj: Object, query: dict[str, str]) -> bool:
     wanted = query.get("fieldSelector", "")
     if wanted.startswith("spec.nodeName="):
         return bool(obj["spec"].get("nodeName") == wanted.partition("=")[2])
+    if wanted.startswith("metadata.name="):
+        return bool(obj["metadata"]["name"] == wanted.partition("=")[2])
     return True
 
 

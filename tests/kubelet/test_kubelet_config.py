@@ -37,7 +37,7 @@ def test_every_supported_field() -> None:
         ({"authentication": {"x509": {"caFile": "/x"}}}, 'unknown field "authentication.x509.caFile"'),
         ({"authorization": {"mode": "RBAC"}}, "authorization.mode: 'RBAC' is not supported"),
         ({"cgroupDriver": "systemd"}, "cgroupDriver: 'systemd' is not supported"),
-        ({"staticPodPath": "/etc/kubernetes/manifests"}, "staticPodPath"),
+        ({"evictionHard": {"memory.free": "1Mi"}}, "unknown eviction signal memory.free"),
         ({"maxPods": "many"}, "maxPods: expected int"),
         ({"nodeStatusUpdateFrequency": "soon"}, "nodeStatusUpdateFrequency"),
         ({"kind": "Pod"}, "expected KubeletConfiguration"),

@@ -17,8 +17,7 @@ from kubelet.config import KubeletConfig
 from kubelet.server import app
 from kubelet.server.auth import Denied, Guard, User
 from kubelet.server.upgrade import Refused, wanted_pipes
-from tests.kubelet.test_kubelet_agent import World
-from tests.kubelet.test_kubelet_agent import play as play
+from tests.kubelet.world import World
 
 
 @dataclass

@@ -42,7 +42,9 @@ nftables:
 @pytest.mark.parametrize(
     ("extra", "named"),
     [
-        ({"mode": "iptables"}, "mode: 'iptables'"),
+        ({"mode": "iptables", "clusterCIDR": "10.0.0.0/16,10.1.0.0/16"}, "clusterCIDR"),
+        ({"mode": "iptables", "iptables": {"localhostNodePorts": True}}, "iptables.localhostNodePorts"),
+        ({"mode": "iptables", "iptables": {"syncPeriod": "soon"}}, "iptables.syncPeriod"),
         ({"mode": "ipvs"}, "mode: 'ipvs'"),
         ({"clusterCidr": "x"}, '"clusterCidr"'),
         ({"conntrack": {"maxPerCore": 1}}, '"conntrack"'),
@@ -77,3 +79,9 @@ def test_an_unknown_flag_ends_the_daemon(capfd: pytest.CaptureFixture[str]) -> N
         app.main(["--confg=x"])
     assert left.value.code == 2
     assert "unknown flag: --confg" in capfd.readouterr().err
+
+
+def test_the_mode_chooses_the_section_that_counts() -> None:
+    sections = {"iptables": {"minSyncPeriod": "2s"}, "nftables": {"minSyncPeriod": "3s"}}
+    assert config.parse({**HEAD, **sections, "mode": "iptables"}).min_sync_period == 2.0
+    assert config.parse({**HEAD, **sections}).min_sync_period == 3.0

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from kubeproxy import nftables
-from kubeproxy.compiler import Settings, compile_rules
-from kubeproxy.model import service_ports
+from kubeproxy import compiler, iptables, iptables_compiler, nftables
+from kubeproxy.compiler import Settings
+from kubeproxy.model import ServicePort, service_ports
 from kubeproxy.rules import RuleSet
 from tests.kubeproxy.objects import endpoint, service, slice_of
 
@@ -89,7 +89,8 @@ def run(*argv: str, stdin: str | None = None) -> str:
 class Lab:
     """Network namespaces that are gone when the test is."""
 
-    def __init__(self, stack: contextlib.ExitStack) -> None:
+    def __init__(self, stack: contextlib.ExitStack, mode: str) -> None:
+        self.mode = mode
         self._prefix = f"kp{os.getpid()}-"
         self._stack = stack
 
@@ -128,8 +129,42 @@ class Lab:
         answers: list[str] = json.loads(text)
         return answers
 
-    def nft(self, transaction: str) -> None:
-        self.inside("node", "nft", "-f", "-", stdin=transaction)
+    def rules(self, ports: list[ServicePort]) -> RuleSet:
+        chosen = compiler if self.mode == "nftables" else iptables_compiler
+        return chosen.assemble([chosen.compile_port(port, SETTINGS) for port in ports], SETTINGS)
+
+    def program(self, ports: list[ServicePort]) -> None:
+        """As a proxy that has just started would."""
+        rules = self.rules(ports)
+        if self.mode == "nftables":
+            enter = (*self._enter("node"), "nft", "--json", "--terse", "list", "table", "ip", "kube-proxy")
+            listing = subprocess.run(enter, capture_output=True, timeout=30, check=False)
+            present = None if listing.returncode else nftables.inventory(listing.stdout)
+            self.apply(nftables.full(rules, present))
+            return
+        self.apply(iptables.restore(iptables.ours(self.inside("node", "iptables-save")), rules.chains))
+        for table, chain, rule in iptables.jumps():
+            check = (*self._enter("node"), "iptables", "-t", table, "-C", chain, *rule)
+            if subprocess.run(check, capture_output=True, timeout=30, check=False).returncode:
+                self.inside("node", "iptables", "-t", table, "-I", chain, *rule)
+
+    def change(self, old: list[ServicePort], new: list[ServicePort]) -> None:
+        before, after = self.rules(old), self.rules(new)
+        if self.mode == "nftables":
+            self.apply(nftables.update(before, after))
+        else:
+            self.apply(iptables.restore(before.chains, after.chains))
+
+    def apply(self, text: str) -> None:
+        program = ("nft", "-f", "-") if self.mode == "nftables" else ("iptables-restore", "--noflush")
+        if text:
+            self.inside("node", *program, stdin=text)
+
+    def listing(self) -> str:
+        if self.mode == "nftables":
+            return self.inside("node", "nft", "-n", "list", "table", "ip", "kube-proxy")
+        saved = self.inside("node", "iptables-save").splitlines()
+        return "\n".join(sorted(line for line in saved if "KUBE-" in line))
 
 
 def _end(process: subprocess.Popen[str]) -> None:
@@ -139,10 +174,10 @@ def _end(process: subprocess.Popen[str]) -> None:
         process.stdout.close()
 
 
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
+@pytest.fixture(scope="module", params=["nftables", "iptables"])
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     with contextlib.ExitStack() as stack:
-        lab = Lab(stack)
+        lab = Lab(stack, request.param)
         for name in ("node", "one", "two", "client"):
             lab.add(name)
         bridges = (("pods", "10.200.0.1/24"), ("lan", f"{NODE_IP}/24"), ("wan", "198.51.100.1/24"))
@@ -165,7 +200,7 @@ def lab() -> Iterator[Lab]:
 ONE, TWO = endpoint(POD_ONE, "node"), endpoint(POD_TWO, "node")
 
 
-def compiled(*endpoints: Any, **spec: Any) -> RuleSet:
+def compiled(*endpoints: Any, **spec: Any) -> list[ServicePort]:
     ports = [
         {"name": "http", "port": 80, "nodePort": 30080, "protocol": "TCP"},
         {"name": "udp", "port": 53, "nodePort": 30053, "protocol": "UDP"},
@@ -174,29 +209,29 @@ def compiled(*endpoints: Any, **spec: Any) -> RuleSet:
     tcp = slice_of("web", *endpoints)
     udp = slice_of("web", *endpoints, port_name="udp", protocol="UDP")
     udp["metadata"]["name"] = "web-udp"
-    return compile_rules(service_ports(svc, [tcp, udp], "node"), SETTINGS)
+    return service_ports(svc, [tcp, udp], "node")
 
 
 def test_cluster_ip_from_a_pod_keeps_the_source(lab: Lab) -> None:
-    lab.nft(nftables.full(compiled(TWO)))
+    lab.program(compiled(TWO))
     assert lab.ask("one", SERVICE_IP, 80) == [f"two {POD_ONE}"]
     assert lab.ask("one", SERVICE_IP, 53, "udp") == [f"two {POD_ONE}"]
 
 
 def test_cluster_ip_from_the_host_and_from_outside(lab: Lab) -> None:
-    lab.nft(nftables.full(compiled(ONE)))
+    lab.program(compiled(ONE))
     assert lab.ask("node", SERVICE_IP, 80) == ["one 10.200.0.1"]
     assert lab.ask("client", SERVICE_IP, 80) == ["one 10.200.0.1"]
 
 
 def test_hairpin_a_pod_reaches_itself_through_its_service(lab: Lab) -> None:
-    lab.nft(nftables.full(compiled(ONE)))
+    lab.program(compiled(ONE))
     assert lab.ask("one", SERVICE_IP, 80) == ["one 10.200.0.1"]
     assert lab.ask("one", SERVICE_IP, 53, "udp") == ["one 10.200.0.1"]
 
 
 def test_node_port_on_every_host_address(lab: Lab) -> None:
-    lab.nft(nftables.full(compiled(TWO)))
+    lab.program(compiled(TWO))
     for asker, address in (
         ("client", NODE_IP),
         ("client", "10.200.0.1"),
@@ -208,52 +243,54 @@ def test_node_port_on_every_host_address(lab: Lab) -> None:
 
 
 def test_local_policy_keeps_the_clients_address(lab: Lab) -> None:
-    lab.nft(nftables.full(compiled(TWO, externalTrafficPolicy="Local")))
+    lab.program(compiled(TWO, externalTrafficPolicy="Local"))
     assert lab.ask("client", NODE_IP, 30080) == [f"two {CLIENT_IP}"]
 
 
 def test_connections_are_spread_and_affinity_holds_them(lab: Lab) -> None:
-    lab.nft(nftables.full(compiled(ONE, TWO)))
+    lab.program(compiled(ONE, TWO))
     assert {each.split()[0] for each in lab.ask("client", SERVICE_IP, 80, count=40)} == {"one", "two"}
-    lab.nft(nftables.full(compiled(ONE, TWO, sessionAffinity="ClientIP")))
+    lab.program(compiled(ONE, TWO, sessionAffinity="ClientIP"))
     assert len({each.split()[0] for each in lab.ask("client", SERVICE_IP, 80, count=20)}) == 1
 
 
 def test_a_service_without_endpoints_refuses_at_once(lab: Lab) -> None:
-    lab.nft(nftables.full(compiled()))
+    lab.program(compiled())
     started = time.monotonic()
     for asker in ("one", "node", "client"):
         assert lab.ask(asker, SERVICE_IP, 80) == ["ConnectionRefusedError"], asker
-    assert lab.ask("client", SERVICE_IP, 81) == ["ConnectionRefusedError"]
+    if lab.mode == "nftables":
+        # kube-proxy's iptables mode does not know which ports an address has not.
+        assert lab.ask("client", SERVICE_IP, 81) == ["ConnectionRefusedError"]
     assert lab.ask("one", SERVICE_IP, 53, "udp") == ["ConnectionRefusedError"]
     assert time.monotonic() - started < 5
 
 
 def test_the_kernel_accepts_every_incremental_change(lab: Lab) -> None:
-    states = [
-        compile_rules([], SETTINGS),
+    states: list[list[ServicePort]] = [
+        [],
         compiled(ONE),
         compiled(ONE, TWO),
         compiled(TWO, sessionAffinity="ClientIP"),
         compiled(ONE, TWO, externalTrafficPolicy="Local", externalIPs=["203.0.113.4"]),
         compiled(),
         compiled(TWO, internalTrafficPolicy="Local"),
-        compile_rules([], SETTINGS),
+        [],
     ]
-    lab.nft(nftables.full(states[0]))
+    lab.program(states[0])
     for old, new in itertools.pairwise(states):
-        lab.nft(nftables.update(old, new))
-    after = lab.inside("node", "nft", "-n", "list", "table", "ip", "kube-proxy")
-    lab.nft(nftables.full(states[-1]))
-    assert after == lab.inside("node", "nft", "-n", "list", "table", "ip", "kube-proxy")
+        lab.change(old, new)
+    after = lab.listing()
+    lab.program(states[-1])
+    assert after == lab.listing()
 
 
 def test_programming_again_does_not_break_an_open_connection(lab: Lab) -> None:
-    lab.nft(nftables.full(compiled(TWO)))
+    lab.program(compiled(TWO))
     ports = [{"name": "http", "port": 80}]
     svc = service(ip=SERVICE_IP, ports=ports)
-    rules = compile_rules(service_ports(svc, [slice_of("web", TWO, port=9000)], "node"), SETTINGS)
-    lab.nft(nftables.full(rules))
+    served = service_ports(svc, [slice_of("web", TWO, port=9000)], "node")
+    lab.program(served)
     enter = lab._enter("two")
     server = subprocess.Popen([*enter, sys.executable, "-c", ECHO], stdout=subprocess.PIPE, text=True)
     try:
@@ -270,9 +307,34 @@ def test_programming_again_does_not_break_an_open_connection(lab: Lab) -> None:
             assert client.stdout is not None
             for _ in range(20):
                 assert client.stdout.readline() == "said\n"
-                lab.nft(nftables.full(rules))
+                lab.program(served)
                 client.stdin.write("\n")
                 client.stdin.flush()
             assert client.wait(5) == 0
     finally:
         _end(server)
+
+
+def test_clients_are_remembered_over_a_restart_of_the_proxy(lab: Lab) -> None:
+    sticky = compiled(ONE, TWO, sessionAffinity="ClientIP")
+    lab.program(compiled(ONE, TWO))
+    seen: set[str] = set()
+    for _ in range(6):
+        lab.program(sticky)
+        seen |= {each.split()[0] for each in lab.ask("client", SERVICE_IP, 80, count=4)}
+    assert len(seen) == 1
+    lab.program(compiled(TWO))
+    assert not {"affinity", "--rcheck"} & set(lab.listing().split())
+
+
+def balanced(**spec: Any) -> list[ServicePort]:
+    svc = service(ip=SERVICE_IP, type="LoadBalancer", ports=[{"name": "http", "port": 80}], **spec)
+    svc["status"] = {"loadBalancer": {"ingress": [{"ip": "198.51.100.50"}]}}
+    return service_ports(svc, [slice_of("web", TWO)], "node")
+
+
+def test_a_load_balancer_lets_its_source_ranges_in(lab: Lab) -> None:
+    lab.program(balanced(loadBalancerSourceRanges=["10.240.0.0/24"]))
+    assert lab.ask("client", "198.51.100.50", 80) == ["two 10.200.0.1"]
+    lab.program(balanced(loadBalancerSourceRanges=["10.241.0.0/24"]))
+    assert lab.ask("client", "198.51.100.50", 80) == ["TimeoutError"]

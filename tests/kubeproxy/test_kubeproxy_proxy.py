@@ -11,9 +11,9 @@ import pytest
 
 from kubeclient.informer import InformerFactory
 from kubeproxy import conntrack
-from kubeproxy.app import Healthz
+from kubeproxy.app import Healthz, Metrics
 from kubeproxy.compiler import Settings
-from kubeproxy.nftables import NftError
+from kubeproxy.nftables import Inventory, Nft, NftError
 from kubeproxy.proxy import Proxy
 from tests.kubeclient.fakeapi import FakeApi, running
 from tests.kubeclient.loops import eventually, on_loop
@@ -23,10 +23,11 @@ SERVICES = "/api/v1/namespaces/default/services"
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
 
 
-class FakeNft:
+class FakeNft(Nft):
     """Takes transactions, or refuses as many as told; `table` says whether ours is there."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.transactions: list[str] = []
         self.refuse = 0
         self.table = False
@@ -40,6 +41,9 @@ class FakeNft:
 
     async def present(self) -> bool:
         return self.table
+
+    async def inventory(self) -> Inventory | None:
+        return None
 
     @property
     def full(self) -> list[bool]:
@@ -65,7 +69,7 @@ async def proxying(**options: Any) -> AsyncIterator[tuple[FakeApi, FakeNft, Prox
         factory = InformerFactory(client)
         nft: Any = FakeNft()
         settings = Settings(("10.200.0.0/16",))
-        proxy = Proxy(factory, "node-a", settings, nft=nft, **{"min_sync_period": 0.02, **options})
+        proxy = Proxy(factory, "node-a", settings, backend=nft, **{"min_sync_period": 0.02, **options})
         async with asyncio.TaskGroup() as group:
             owned = [group.create_task(factory.run()), group.create_task(proxy.run())]
             try:
@@ -79,11 +83,11 @@ def test_the_first_transaction_replaces_and_the_next_ones_change() -> None:
     async def test() -> None:
         async with proxying() as (api, nft, proxy):
             await eventually(lambda: nft.full == [True])
-            assert "dnat to 10.200.0.5:8080" in nft.transactions[0]
+            assert "10.200.0.5 . 8080" in nft.transactions[0]
             api.put(SLICES, slice_of("web", endpoint("10.200.0.5"), endpoint("10.200.1.6", "node-b")))
             await eventually(lambda: nft.full == [True, False])
-            assert "dnat to 10.200.1.6:8080" in nft.transactions[1]
-            assert "dnat to 10.200.0.5" not in nft.transactions[1]
+            assert "10.200.1.6 . 8080" in nft.transactions[1]
+            assert "10.200.0.5 . 8080" not in nft.transactions[1]
             assert proxy.lag == 0
 
     on_loop(test)
@@ -154,9 +158,82 @@ def test_stale_udp_flows_are_forgotten_after_the_rules_changed(flows: list[Any])
 
 
 @pytest.mark.parametrize(
-    ("last_synced", "lag", "status"), [(0.0, 0.0, 503), (1000.0, 0.0, 200), (1000.0, 61.0, 503)]
+    ("path", "healthy", "eligible", "status"),
+    [
+        ("/healthz", False, True, 503),
+        ("/healthz", True, True, 200),
+        ("/healthz", True, False, 503),
+        ("/livez", True, False, 200),
+        ("/nothing", True, True, 404),
+    ],
 )
-def test_health(last_synced: float, lag: float, status: int) -> None:
+def test_health(path: str, healthy: bool, eligible: bool, status: int) -> None:
+    class Standing:
+        pass
+
+    proxy: Any = Standing()
+    proxy.last_synced, proxy.healthy, proxy.node_eligible = 1000.0, healthy, eligible
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(Healthz(proxy)({"path": path}, None, send))
+    assert sent[0]["status"] == status
+
+
+def test_health_turns_bad_when_a_change_waits_too_long() -> None:
+    async def test() -> None:
+        async with proxying() as (_, nft, proxy):
+            assert not proxy.healthy
+            await eventually(lambda: nft.full == [True])
+            await eventually(lambda: proxy.healthy)
+            proxy._dirty_since = proxy._clock.monotonic() - 61
+            assert not proxy.healthy
+
+    on_loop(test)
+
+
+def test_a_node_that_is_about_to_go_takes_no_new_connections() -> None:
+    async def test() -> None:
+        async with proxying() as (api, _, proxy):
+            assert proxy.node_eligible
+            taints = [{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]
+            api.put("/api/v1/nodes", {"metadata": {"name": "node-a"}, "spec": {"taints": taints}})
+            await eventually(lambda: not proxy.node_eligible)
+
+    on_loop(test)
+
+
+def test_a_changed_zone_compiles_everything_anew() -> None:
+    async def test() -> None:
+        async with proxying() as (api, nft, _):
+            await eventually(lambda: nft.full == [True])
+            near, far = endpoint("10.200.0.5"), endpoint("10.200.1.6", "node-b")
+            near["hints"], far["hints"] = {"forZones": [{"name": "a"}]}, {"forZones": [{"name": "b"}]}
+            api.put(SLICES, slice_of("web", near, far))
+            await eventually(lambda: len(nft.transactions) == 2)
+            assert "10.200.1.6 . 8080" in nft.transactions[1]
+            labels = {"topology.kubernetes.io/zone": "a"}
+            api.put("/api/v1/nodes", {"metadata": {"name": "node-a", "labels": labels}})
+            await eventually(lambda: len(nft.transactions) == 3)
+            assert "delete element ip kube-proxy hairpin-connections" in nft.transactions[2]
+
+    on_loop(test)
+
+
+@pytest.mark.parametrize(
+    ("path", "last_synced", "lag", "status"),
+    [
+        ("/readyz", 0.0, 0.0, 500),
+        ("/livez", 0.0, 0.0, 200),
+        ("/readyz", 1.0, 0.0, 200),
+        ("/livez/rules-fresh", 1.0, 61.0, 500),
+        ("/healthz/rules-programmed", 1.0, 61.0, 200),
+        ("/proxyMode", 0.0, 0.0, 200),
+    ],
+)
+def test_named_checks(path: str, last_synced: float, lag: float, status: int) -> None:
     class Standing:
         pass
 
@@ -167,5 +244,8 @@ def test_health(last_synced: float, lag: float, status: int) -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(Healthz(proxy)({"path": "/healthz"}, None, send))
+    scope = {"type": "http", "path": path, "query_string": b"", "method": "GET"}
+    asyncio.run(Metrics("iptables", proxy)(scope, None, send))
     assert sent[0]["status"] == status
+    if path == "/proxyMode":
+        assert sent[1]["body"] == b"iptables"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import orjson
 import pytest
 
-from kubeproxy import conntrack, nftables
+from kubeproxy import compiler, conntrack, iptables_compiler, nftables
 from kubeproxy.compiler import Settings, chain_name, compile_rules
-from kubeproxy.model import Endpoint, ServicePort, service_ports
+from kubeproxy.model import Endpoint, Place, ServicePort, health_checks, service_ports
 from kubeproxy.rules import Action, Drop, Goto, Jump, Reject, Return, RuleSet, SetMark
 from kubeproxy.trace import Outcome, Packet, Tracer
 from tests.kubeproxy.objects import endpoint, service, slice_of
@@ -22,8 +23,16 @@ A, B = endpoint("10.200.0.5", "node-a"), endpoint("10.200.1.6", "node-b")
 EXTERNAL = {"type": "LoadBalancer", "status": {}}
 
 
-def ruleset(svc: Any, *slices: Any, settings: Settings = SETTINGS) -> RuleSet:
-    return compile_rules(service_ports(svc, slices, NODE), settings)
+MODES: dict[str, Any] = {"nftables": compiler, "iptables": iptables_compiler}
+# What kube-proxy's iptables mode leaves to the service that is not there: no rule, no refusal.
+LEFT_ALONE = {"a port the service has not": "10.32.0.10:81", "UDP to a TCP port": "10.32.0.10:80"}
+
+
+def ruleset(svc: Any, *slices: Any, settings: Settings = SETTINGS, mode: str = "nftables") -> RuleSet:
+    chosen = MODES[mode]
+    ports = service_ports(svc, slices, NODE)
+    rules: RuleSet = chosen.assemble([chosen.compile_port(port, settings) for port in ports], settings)
+    return rules
 
 
 def send(
@@ -45,6 +54,7 @@ def node_port(**spec: Any) -> Any:
     return service(type="NodePort", ports=[{"name": "http", "port": 80, "nodePort": 30080}], **spec)
 
 
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     ("title", "svc", "endpoints", "source", "target", "expected"),
     [
@@ -166,8 +176,12 @@ def node_port(**spec: Any) -> Any:
     ],
     ids=lambda value: value if isinstance(value, str) and " " in value else "",
 )
-def test_fate(title: str, svc: Any, endpoints: Any, source: str, target: Any, expected: str) -> None:
-    rules = ruleset(svc, slice_of("web", *endpoints))
+def test_fate(
+    title: str, svc: Any, endpoints: Any, source: str, target: Any, expected: str, mode: str
+) -> None:
+    rules = ruleset(svc, slice_of("web", *endpoints), mode=mode)
+    if mode == "iptables":
+        expected = LEFT_ALONE.get(title, expected)
     destination, port, *protocol = target
     outcome = send(rules, source, destination, port, protocol=protocol[0] if protocol else "tcp")
     assert fate(outcome) == expected, f"{title}: {outcome.path}"
@@ -182,9 +196,10 @@ def load_balancer(**spec: Any) -> Any:
 @pytest.mark.parametrize(
     ("source", "expected"), [("198.51.100.3", "10.200.0.5:8080 masq"), (OUTSIDE, "drop")]
 )
-def test_load_balancer_source_ranges(source: str, expected: str) -> None:
+@pytest.mark.parametrize("mode", MODES)
+def test_load_balancer_source_ranges(source: str, expected: str, mode: str) -> None:
     svc = load_balancer(loadBalancerSourceRanges=["198.51.100.0/24"])
-    assert fate(send(ruleset(svc, slice_of("web", A)), source, "203.0.113.5", 80)) == expected
+    assert fate(send(ruleset(svc, slice_of("web", A), mode=mode), source, "203.0.113.5", 80)) == expected
 
 
 def test_every_endpoint_gets_its_share() -> None:
@@ -273,15 +288,18 @@ def test_an_added_endpoint_touches_only_its_service() -> None:
     after = compile_rules([*service_ports(service(), [slice_of("web", A, B)], NODE), *ports], SETTINGS)
     text = nftables.update(before, after)
     assert "other" not in text
-    assert "element" not in text
-    assert "add chain ip kube-proxy endpoint-" in text
+    assert "10.32.0.11" not in text
+    assert "add chain ip kube-proxy pick-tcp-2" in text
+    assert (
+        "add element ip kube-proxy service-endpoints-tcp { 10.32.0.10 . 80 . 1 : 10.200.1.6 . 8080 }" in text
+    )
 
 
 def test_a_removed_service_leaves_nothing_behind() -> None:
     empty = compile_rules([], SETTINGS)
     text = nftables.update(ruleset(service(), slice_of("web", A)), empty)
     assert "delete element ip kube-proxy service-ips { 10.32.0.10 . tcp . 80 }" in text
-    assert text.count("delete chain") == 3
+    assert text.count("delete chain") == 1
     assert text.index("delete element") < text.index("flush chain") < text.index("delete chain")
 
 
@@ -332,3 +350,111 @@ def test_stale_udp_flows(old: Any, new: Any, expected: Any) -> None:
 def test_tcp_flows_are_left_alone() -> None:
     port = ServicePort("d", "web", "http", "tcp", 80, cluster_ip="10.32.0.10", cluster=(ONE,))
     assert conntrack.stale([port], []) == []
+
+
+# -- hints and health checks --------------------------------------------------------------------------------
+
+
+def hinted(ip: str, node: str, *zones: str, nodes: tuple[str, ...] = ()) -> Any:
+    hints = {"forZones": [{"name": each} for each in zones], "forNodes": [{"name": each} for each in nodes]}
+    return {**endpoint(ip, node), "hints": hints}
+
+
+NEAR, FAR = hinted("10.200.0.5", "node-b", "a"), hinted("10.200.1.6", "node-c", "b")
+
+
+@pytest.mark.parametrize(
+    ("title", "endpoints", "zone", "expected"),
+    [
+        ("the zone's own", [NEAR, FAR], "a", {"10.200.0.5"}),
+        ("no zone known", [NEAR, FAR], "", {"10.200.0.5", "10.200.1.6"}),
+        ("nothing for this zone", [NEAR, FAR], "c", {"10.200.0.5", "10.200.1.6"}),
+        ("one without hints", [NEAR, A, FAR], "b", {"10.200.0.5", "10.200.1.6"}),
+        (
+            "this node before this zone",
+            [
+                hinted("10.200.0.7", NODE, "a", nodes=(NODE,)),
+                hinted("10.200.0.8", "node-b", "a", nodes=("x",)),
+            ],
+            "a",
+            {"10.200.0.7"},
+        ),
+        (
+            "node hints for others only",
+            [hinted("10.200.0.7", NODE, "a", nodes=("x",)), hinted("10.200.0.8", "b", "b", nodes=("y",))],
+            "a",
+            {"10.200.0.7"},
+        ),
+    ],
+)
+def test_hints(title: str, endpoints: Any, zone: str, expected: set[str]) -> None:
+    (port,) = service_ports(service(), [slice_of("web", *endpoints)], Place(NODE, zone))
+    assert {each.ip for each in port.cluster} == expected, title
+
+
+def test_hints_never_take_the_local_endpoints_away() -> None:
+    away = hinted("10.200.0.5", NODE, "b")
+    (port,) = service_ports(
+        service(internalTrafficPolicy="Local"), [slice_of("web", away, NEAR)], Place(NODE, "a")
+    )
+    assert [each.ip for each in port.internal_endpoints] == ["10.200.0.5"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "endpoints", "expected"),
+    [
+        ("Local", [A, B], {32000: ("default", "web", 1)}),
+        ("Local", [B], {32000: ("default", "web", 0)}),
+        (
+            "Local",
+            [endpoint("10.200.0.5", NODE, ready=False, serving=True, terminating=True)],
+            {32000: ("default", "web", 0)},
+        ),
+        ("Cluster", [A], {}),
+    ],
+)
+def test_health_checks(policy: str, endpoints: Any, expected: Any) -> None:
+    svc = load_balancer(externalTrafficPolicy=policy, healthCheckNodePort=32000)
+    assert health_checks(service_ports(svc, [slice_of("web", *endpoints)], NODE)) == expected
+
+
+# -- programming anew ---------------------------------------------------------------------------------------
+
+
+def test_programming_anew_keeps_what_affinity_remembers() -> None:
+    rules = ruleset(service(sessionAffinity="ClientIP"), slice_of("web", A))
+    (memory,) = (name for name, each in rules.sets.items() if each.timeout)
+    listing = {
+        "nftables": [
+            {"metainfo": {"version": "1"}},
+            {"table": {"family": "ip", "name": "kube-proxy"}},
+            {"set": {"name": memory, "type": "ipv4_addr", "timeout": 10800}},
+            {"set": {"name": "affinity-of-another", "timeout": 60}},
+            {"set": {"name": "cluster-ips", "type": "ipv4_addr"}},
+            {"map": {"name": "service-ips"}},
+            {"chain": {"name": "services"}},
+        ]
+    }
+    present = nftables.inventory(orjson.dumps(listing))
+    lines = nftables.full(rules, present).splitlines()
+    assert "delete table ip kube-proxy" not in lines
+    assert not any(memory in line and line.split()[0] != "add" for line in lines)
+    assert not any(line.startswith(f"add set ip kube-proxy {memory}") for line in lines)
+    for gone in (
+        "set ip kube-proxy affinity-of-another",
+        "set ip kube-proxy cluster-ips",
+        "chain ip kube-proxy services",
+    ):
+        assert f"delete {gone}" in lines
+    assert lines.index("flush map ip kube-proxy service-ips") < lines.index(
+        "delete chain ip kube-proxy services"
+    )
+
+
+def test_another_timeout_is_another_memory() -> None:
+    def memories(seconds: int) -> set[str]:
+        config = {"clientIP": {"timeoutSeconds": seconds}}
+        rules = ruleset(service(sessionAffinity="ClientIP", sessionAffinityConfig=config), slice_of("web", A))
+        return {name for name, each in rules.sets.items() if each.timeout}
+
+    assert not memories(60) & memories(61)

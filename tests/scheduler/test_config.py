@@ -36,8 +36,16 @@ def test_profiles_choose_plugins_and_weights() -> None:
     [
         ({"apiVersion": "v1"}, "apiVersion"),
         ({"extenders": []}, "extenders"),
-        ({"profiles": [{"pluginConfig": []}]}, "profiles[0].pluginConfig"),
-        ({"profiles": [{"plugins": {"preBind": {}}}]}, "profiles[0].plugins.preBind"),
+        ({"profiles": [{"pluginConfig": [{"name": "Nope"}]}]}, "pluginConfig[0].name: unknown plugin 'Nope'"),
+        ({"profiles": [{"plugins": {"reverse": {}}}]}, "profiles[0].plugins.reverse"),
+        (
+            {"profiles": [{"plugins": {"bind": {"enabled": [{"name": "NodePorts"}]}}}]},
+            "plugins.bind: plugin 'NodePorts' has no part in this extension point",
+        ),
+        (
+            {"profiles": [{"plugins": {"bind": {"disabled": [{"name": "*"}]}}}]},
+            "plugins.bind: needs a plugin",
+        ),
         ({"profiles": [{"plugins": {"filter": {"enabled": [{"name": "Nope"}]}}}]}, "unknown plugin 'Nope'"),
         ({"profiles": [{}, {}]}, "unique"),
         ({"leaderElection": {"leaseDuration": "soon"}}, "leaderElection"),

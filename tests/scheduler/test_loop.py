@@ -18,7 +18,7 @@ from kubeclient.transport import Target
 from scheduler.cluster import Cluster
 from scheduler.columns import Columns
 from scheduler.config import default_profile
-from scheduler.framework import ClusterEvent, Decision
+from scheduler.framework import ClusterEvent, Decision, Failures
 from scheduler.loop import SchedulingLoop, wakes_on
 from scheduler.queue import Place, SchedulingQueue
 from tests.scheduler.objects import node, pod
@@ -33,12 +33,15 @@ class Api:
         self.bind = bind
         self.bound: list[dict[str, Any]] = []
         self.patched: list[dict[str, Any]] = []
+        self.methods: list[str] = []
         self.changed = asyncio.Event()
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         body = orjson.loads(request.content) if request.content else {}
         self.changed.set()
-        if request.url.path.endswith("/binding"):
+        self.methods.append(request.method)
+        path = request.extensions["target"].decode()  # the client sends it beside the URL
+        if path.endswith("/binding"):
             self.bound.append(body)
             return self.bind(request)
         if request.method == "PATCH":
@@ -130,13 +133,16 @@ def test_an_unschedulable_pod_is_parked_and_its_condition_says_why() -> None:
     condition = api.patched[0]["status"]["conditions"][0]
     assert condition["type"] == "PodScheduled"
     assert condition["reason"] == "Unschedulable"
-    assert condition["message"] == "0/1 nodes are available: 1 Insufficient cpu."
+    assert condition["message"] == (
+        "0/1 nodes are available: 1 Insufficient cpu. "
+        "preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
+    )
     assert not api.bound
 
 
 def test_a_refusal_wakes_on_the_events_of_the_plugins_that_refused() -> None:
     profile = default_profile()
-    by_taint = wakes_on(profile, Decision(None, 0, 1, {}, frozenset({"TaintToleration"})))
+    by_taint = wakes_on(profile, Decision(None, 0, 1, Failures(rejected_by={"TaintToleration"})))
     assert by_taint & ClusterEvent.NODE_TAINTS
     assert not by_taint & ClusterEvent.POD_REMOVED
-    assert wakes_on(profile, Decision(None, 0, 0, {}, frozenset())) == ClusterEvent.NODE_ADDED
+    assert wakes_on(profile, Decision(None, 0, 0, Failures())) == ClusterEvent.NODE_ADDED

@@ -57,6 +57,12 @@ rolebindings - RoleBinding
 roles - Role
 priorityclasses pc PriorityClass
 storageclasses sc StorageClass
+csidrivers - CSIDriver
+csinodes - CSINode
+volumeattachments - VolumeAttachment
+customresourcedefinitions crd,crds CustomResourceDefinition
+mutatingwebhookconfigurations - MutatingWebhookConfiguration
+validatingwebhookconfigurations - ValidatingWebhookConfiguration
 """
 
 
@@ -64,7 +70,7 @@ def test_names_are_those_of_kubernetes() -> None:
     known = {line.split()[0]: line.split()[1:] for line in API_RESOURCES.strip().splitlines()}
     for kind in KINDS:
         short, name = known[kind.resource]
-        assert kind.short_names == (() if short == "-" else (short,)), kind.resource
+        assert kind.short_names == (() if short == "-" else tuple(short.split(","))), kind.resource
         assert (kind.kind, kind.singular) == (name, name.lower())
     assert set(known) - {kind.resource for kind in KINDS} == {"bindings"}
 
@@ -81,6 +87,7 @@ def test_storage_prefixes_are_the_real_ones() -> None:
         "replicationcontrollers": "controllers",
         "ingresses": "ingress",
         "ingressclasses": "ingressclass",
+        "customresourcedefinitions": "apiextensions.k8s.io/customresourcedefinitions",
     }
     for kind in KINDS:
         assert kind.storage_prefix == special.get(kind.resource, kind.resource)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from etcdlite.consensus.engine import WAL_FOLDER, Effects, Engine, EngineConfig
 from etcdlite.consensus.errors import ConfigurationError
 from etcdlite.consensus.membership import Member, Membership
 from etcdlite.raft.state import RaftConfig
-from etcdlite.raft.types import EntryKind, NodeId
+from etcdlite.raft.types import EntryKind, Index, NodeId
 from etcdlite.wal.codec import Metadata
 from etcdlite.wal.memory import MemoryDisk
 from tests.etcdlite.consensus.harness import ListMachine
@@ -16,7 +18,7 @@ from tests.etcdlite.consensus.harness import ListMachine
 ALONE = Membership({1: Member(1, peer_urls=("http://1:1",))})
 
 
-def config(**options: int) -> EngineConfig:
+def config(**options: Any) -> EngineConfig:
     raft = RaftConfig(id=NodeId(1), random=lambda n: 0)
     return EngineConfig(metadata=Metadata(7, 1), raft=raft, bootstrap=ALONE, **options)
 
@@ -79,6 +81,20 @@ def test_the_log_is_shortened_only_as_far_as_the_state_is_durable() -> None:
     restarted = Engine(config(), disk, machine)
     assert restarted.node.raft.log.base == engine.node.raft.log.base
     assert restarted.membership == engine.membership
+
+
+def test_a_log_of_few_large_entries_is_shortened_too() -> None:
+    disk, machine = MemoryDisk(), ListMachine()
+    engine = lead(Engine(config(log_bytes=10_000), disk, machine))
+    for number in range(50):
+        engine.node.propose([b"%d" % number * 500])
+        settle(engine)
+        assert engine.node.raft.log.bytes < 12_000
+    log = engine.node.raft.log
+    held = log.slice(Index(log.base + 1), log.last)
+    assert log.base > 35 and log.bytes == sum(150 + len(entry.data) for entry in held)
+    again = Engine(config(log_bytes=10_000), disk, machine)
+    assert again.node.raft.log.bytes == log.bytes
 
 
 def test_a_state_behind_the_log_is_refused() -> None:

@@ -232,22 +232,6 @@ def test_a_data_directory_of_another_member_is_refused(tmp_path: Path) -> None:
     run(test)
 
 
-def test_joining_a_running_cluster_is_refused_but_restarting_as_existing_is_not(tmp_path: Path) -> None:
-    async def test() -> None:
-        async with running(tmp_path, 1) as cluster:
-            await cluster.leader()
-            await cluster.stop()
-            cluster.options["initial_cluster_state"] = "existing"
-            cluster.start()
-            await cluster.put("m0", b"x")
-            await cluster.stop()
-            cluster.folder = tmp_path / "empty"
-            cluster.start()
-            assert isinstance(await cluster.ended("m0"), ConfigurationError)
-
-    run(test)
-
-
 def test_a_name_that_is_not_in_the_cluster_is_refused(tmp_path: Path) -> None:
     config = ConsensusConfig(name="nobody", data_dir=tmp_path, initial_cluster={"m0": ["http://127.0.0.1:1"]})
     with pytest.raises(ConfigurationError, match="couldn't find local name 'nobody'"):

@@ -12,6 +12,7 @@ import pytest
 
 from etcdlite.consensus.errors import ConfigurationError
 from etcdlite.consensus.transport import REMOVED, Identity, TcpTransport
+from etcdlite.pb import raft_pb2 as pb
 from etcdlite.raft import messages as m
 from etcdlite.raft.types import Index, NodeId, SnapshotMeta, Term
 from tests.etcdlite.consensus.harness import free_port, run, running
@@ -29,6 +30,9 @@ class Inbox:
 
     def on_message(self, message: m.Message) -> None:
         self.messages.append(message)
+
+    def on_question(self, hello: pb.Hello) -> pb.Welcome:
+        return pb.Welcome(cluster_id=7)
 
     def on_disconnect(self, node: NodeId) -> None:
         self.lost.append(node)

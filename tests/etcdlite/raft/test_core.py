@@ -7,7 +7,7 @@ import pytest
 from etcdlite.raft import messages as m
 from etcdlite.raft.node import ProposalRefused
 from etcdlite.raft.tracker import ProgressState
-from etcdlite.raft.types import EntryKind, Index, NodeId, Role, SnapshotMeta, Term
+from etcdlite.raft.types import Entry, EntryKind, Index, NodeId, Role, SnapshotMeta, Term
 from tests.etcdlite.raft.dialogue import Cluster, conf, entry, node, settle, trio
 
 # -- elections -----------------------------------------------------------------------------------------------
@@ -401,6 +401,46 @@ def test_a_removed_member_does_not_hold_back_the_election_of_those_who_do_not_kn
     removed.apply_conf(conf(3), removed=True)
     removed.step(m.VoteRequest(NodeId(3), NodeId(2), Term(3), Index(1), Term(1)))
     assert [x.rejected for x in settle(removed) if isinstance(x, m.VoteReply)] == [False]
+
+
+def test_a_removed_member_stands_by_what_its_acknowledgement_helped_to_commit() -> None:
+    """Found by the simulation, seed 1321: a new leader commits a change of an older term together with its
+    own first entry, and the member so removed, which held both, voted for one that lacked them.
+    """
+
+    def answer(last: int, last_term: int) -> bool:
+        log = [entry(1, 1), Entry(Term(1), Index(2), EntryKind.CONF_CHANGE, b"-3"), entry(3, 2), entry(4, 2)]
+        removed = node(3, conf(1, 2, 3), log, term=2)
+        removed.step(m.HeartbeatRequest(NodeId(1), NodeId(3), Term(2), Index(2), 0))
+        settle(removed)
+        removed.apply_conf(conf(1, 2), removed=True)
+        removed.step(
+            m.VoteRequest(NodeId(2), NodeId(3), Term(3), Index(last), Term(last_term), transfer=True)
+        )
+        (vote,) = (x for x in settle(removed) if isinstance(x, m.VoteReply))
+        return not vote.rejected
+
+    assert not answer(2, 1)  # the change is there, the entry that committed it is not
+    assert answer(3, 2)  # entry 4 can only have been counted without the removed member
+
+
+def test_what_follows_a_membership_change_is_counted_by_the_new_members() -> None:
+    cluster = trio()
+    leader = cluster.elect(1)
+    settle(leader)
+    change = leader.raft.log.last + 1
+    leader.propose([b"-3"], EntryKind.CONF_CHANGE)
+    leader.propose([b"after"])
+    ready = leader.ready()
+    assert ready.write is not None
+    leader.persisted(ready.write)
+    leader.step(m.AppendReply(NodeId(3), NodeId(1), leader.raft.term, Index(change + 1)))
+    assert leader.raft.log.committed == change
+    leader.apply_conf(conf(1, 2))
+    leader.applied(leader.ready().committed[-1].index)
+    assert leader.raft.log.committed == change  # member 3 has no say any more
+    leader.step(m.AppendReply(NodeId(2), NodeId(1), leader.raft.term, Index(change + 1)))
+    assert leader.raft.log.committed == change + 1
 
 
 def test_a_follower_behind_the_compacted_log_gets_a_snapshot() -> None:

@@ -46,6 +46,9 @@ class FakeConsensus:
     def status(self) -> ConsensusStatus:
         return ConsensusStatus(7, 1, 1, 1, self.index, self.index, self.index, "leader", {})
 
+    def reachable(self) -> frozenset[int]:
+        return frozenset({1})
+
     async def transfer_leadership(self, member: int, *, timeout: float = 5.0) -> None: ...
 
     async def propose_conf_change(

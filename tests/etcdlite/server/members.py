@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import shutil
 import signal
 import socket
@@ -19,11 +20,12 @@ KINDS = ("etcdlite", "etcd")
 
 
 def free_port() -> int:
-    """A port that nothing listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nothing used a moment ago, below those that the kernel gives to outgoing connections."""
+    while True:
+        port = random.randrange(15_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def installed(kind: str) -> bool:
@@ -118,12 +120,12 @@ def running(
 
 @contextlib.contextmanager
 def running_cluster(
-    folder: Path, size: int = 3, *, extra: Sequence[str] = ()
+    folder: Path, size: int = 3, *, extra: Sequence[str] = (), kind: str = "etcdlite"
 ) -> Iterator[list[MemberProcess]]:
-    """Members of etcdlite that form one cluster."""
+    """Members that form one cluster. Those a test adds to the list are stopped at the end too."""
     names = [f"m{number}" for number in range(size)]
     cluster = ",".join(f"{name}=http://127.0.0.1:{free_port()}" for name in names)
-    members = [member("etcdlite", folder, name, cluster=cluster, extra=extra) for name in names]
+    members = [member(kind, folder, name, cluster=cluster, extra=extra) for name in names]
     try:
         for each in members:
             each.start()

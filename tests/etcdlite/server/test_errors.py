@@ -25,7 +25,10 @@ def test_every_error_is_mapped() -> None:
 def test_every_error_has_a_text_of_its_own() -> None:
     texts = [kind.text for kind in errors.WIRE]
     assert len(set(texts)) == len(texts)
-    assert all(text.startswith(("etcdserver: ", "etcdlite: ")) for text in texts)
+    assert all(
+        text.startswith(("etcdserver: ", "etcdlite: ", "auth: ", "election: ", "mutex: ", '"leader" '))
+        for text in texts
+    )
 
 
 @pytest.mark.parametrize(

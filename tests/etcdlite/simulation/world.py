@@ -68,6 +68,7 @@ class SimMember:
             snapshot_count=world.rng.choice((5, 20, 1000)),
             catch_up_entries=world.rng.choice((0, 5)),
             segment_bytes=world.rng.choice((500, 2000, 1 << 20)),
+            log_bytes=world.rng.choice((3000, 1 << 25)),
         )
 
     def start(self) -> None:

@@ -1,0 +1,251 @@
+"""Dynamic admission: MutatingAdmissionWebhook and ValidatingAdmissionWebhook
+(admissionregistration.k8s.io/v1).
+
+A webhook behind a Service is reached at a ready endpoint of it, chosen at random from its EndpointSlices,
+since an
+apiserver has no service network of its own; its certificate must still be the Service's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import random
+import ssl
+import uuid
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import httpx
+import orjson
+
+from apimachinery import errors
+from apimachinery.errors import StatusError
+from apimachinery.patch import json as json_patch
+from apimachinery.scheme import Kind
+from apiserver.admission.base import Plugin
+from apiserver.admission.webhookrules import GROUP, review, wants
+from apiserver.registry.call import Call
+from apiserver.registry.patching import clone
+
+Object = dict[str, Any]
+
+MAX_ANSWER = 3 << 20  # bytes
+CONCURRENT_CONTEXTS = 64
+
+
+class CallFailed(Exception):
+    """A webhook gave no usable answer, with the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a webhook decided: `refusal` None allows, `patch` changes."""
+
+    refusal: StatusError | None = None
+    patch: bytes = b""
+
+
+class Webhooks(Plugin):
+    """What both plugins share: finding the webhooks of a call, and asking one."""
+
+    resource = ""
+
+    def handles(self, call: Call) -> bool:
+        kind = self._configurations()
+        return kind is not None and bool(self.context.cacher.of(kind).entries)
+
+    def _configurations(self) -> Kind | None:
+        return self.context.scheme.resource(GROUP, "v1", self.resource)
+
+    def _matching(self, call: Call) -> list[Object]:
+        """The webhooks for a call, in the order of their configurations' names."""
+        kind = self._configurations()
+        assert kind is not None
+        labels = self._namespace_labels(call)
+        hooks = [
+            hook
+            for entry in self.context.cacher.of(kind).scan()
+            for hook in entry.decoded().get("webhooks") or ()
+        ]
+        return [hook for hook in hooks if wants(hook, call, labels)]
+
+    def _namespace_labels(self, call: Call) -> dict[str, str]:
+        if call.is_for("", "namespaces"):
+            obj = call.obj or call.old or {"metadata": {}}
+            return dict(obj["metadata"].get("labels") or {})
+        found = self.context.cached("", "namespaces", "", call.namespace) if call.namespace else None
+        return dict((found or {"metadata": {}})["metadata"].get("labels") or {})
+
+    async def _ask(self, hook: Object, call: Call) -> Verdict:
+        """One webhook's verdict; a failure is a refusal or nothing, as its policy says."""
+        if call.dry_run and hook.get("sideEffects") not in ("None", "NoneOnDryRun"):
+            return Verdict(errors.bad_request(f'admission webhook "{hook["name"]}" does not support dry run'))
+        uid = str(uuid.uuid4())
+        try:
+            async with asyncio.timeout(hook.get("timeoutSeconds", 10)):
+                answer = await self._post(hook, orjson.dumps(review(call, uid)))
+            return verdict(hook, answer, uid, call)
+        except TimeoutError:
+            failure = "context deadline exceeded"
+        except CallFailed as error:
+            failure = str(error)
+        if hook.get("failurePolicy") == "Ignore":
+            return Verdict()
+        return Verdict(errors.internal_error(f'failed calling webhook "{hook["name"]}": {failure}'))
+
+    async def _post(self, hook: Object, body: bytes) -> Object:
+        config = hook["clientConfig"]
+        url, server_name = self._address(config)
+        headers = {"content-type": "application/json", "accept": "application/json"}
+        extensions: dict[str, Any] = {}
+        if server_name:
+            headers["host"], extensions["sni_hostname"] = server_name, server_name
+        context = trust(config.get("caBundle", ""))
+        shown = f'failed to call webhook: Post "{url}"'
+        try:
+            async with httpx.AsyncClient(verify=context, trust_env=False, timeout=None) as client:
+                query = {"timeout": f"{hook.get('timeoutSeconds', 10)}s"}
+                answer = await client.post(
+                    url, params=query, content=body, headers=headers, extensions=extensions
+                )
+        except (httpx.HTTPError, OSError) as error:
+            raise CallFailed(f"{shown}: {error}") from error
+        if answer.status_code != 200 or len(answer.content) > MAX_ANSWER:
+            raise CallFailed(f"{shown}: the server answered {answer.status_code}")
+        try:
+            found = orjson.loads(answer.content)
+        except orjson.JSONDecodeError as error:
+            raise CallFailed(f"{shown}: {error}") from error
+        if not isinstance(found, dict):
+            raise CallFailed(f"{shown}: the answer is no object")
+        return found
+
+    def _address(self, config: Object) -> tuple[str, str]:
+        """Where a webhook is, and the name its certificate has to show ("" for that in the URL)."""
+        service = config.get("service")
+        if service is None:
+            return str(config["url"]), ""
+        namespace, name, wanted = service["namespace"], service["name"], service.get("port", 443)
+        found = self.context.cached("", "services", namespace, name)
+        if found is None:
+            raise CallFailed(f'failed to call webhook: service "{name}" not found')
+        port = next((item for item in found["spec"].get("ports") or () if item["port"] == wanted), None)
+        if port is None:
+            raise CallFailed(f'failed to call webhook: service "{name}" has no port {wanted}')
+        targets = self._endpoints(namespace, name, port.get("name", ""))
+        if not targets:
+            raise CallFailed(f'failed to call webhook: no endpoints available for service "{name}"')
+        path = "/" + (service.get("path") or "").lstrip("/")
+        return f"https://{random.choice(targets)}{path}", f"{name}.{namespace}.svc"
+
+    def _endpoints(self, namespace: str, name: str, port_name: str) -> list[str]:
+        """`address:port` of every ready endpoint."""
+        kind = self.context.scheme.resource("discovery.k8s.io", "v1", "endpointslices")
+        out = []
+        for entry in self.context.cacher.of(kind).scan(f"{namespace}/") if kind else ():
+            if entry.labels.get("kubernetes.io/service-name") != name:
+                continue
+            slice_ = entry.decoded()
+            ports = [item["port"] for item in slice_.get("ports") or () if item.get("name", "") == port_name]
+            for endpoint in slice_.get("endpoints") or ():
+                if ports and (endpoint.get("conditions") or {}).get("ready") is not False:
+                    address = endpoint["addresses"][0]
+                    out.append(f"[{address}]:{ports[0]}" if ":" in address else f"{address}:{ports[0]}")
+        return out
+
+
+class MutatingAdmissionWebhook(Webhooks):
+    resource = "mutatingwebhookconfigurations"
+
+    async def mutate(self, call: Call) -> None:
+        """In turn; one that wants it is asked a second time when others have changed the object after it."""
+        left: list[tuple[Object, Any]] = []
+        for hook in self._matching(call):
+            await self._apply(hook, call)
+            if hook.get("reinvocationPolicy") == "IfNeeded":
+                left.append((hook, clone(call.obj or {})))
+        for hook, saw in left:
+            if saw != call.obj:
+                await self._apply(hook, call)
+
+    async def validate(self, call: Call) -> None:
+        """A deletion has nothing to change, but may be refused."""
+        if call.obj is None:
+            for hook in self._matching(call):
+                await self._apply(hook, call)
+
+    async def _apply(self, hook: Object, call: Call) -> None:
+        found = await self._ask(hook, call)
+        if found.refusal is not None:
+            raise found.refusal
+        if found.patch and call.obj is not None:
+            try:
+                changed = json_patch.apply(call.obj, orjson.loads(found.patch))
+            except (StatusError, orjson.JSONDecodeError) as error:
+                why = f'failed calling webhook "{hook["name"]}": its patch cannot be applied: {error}'
+                raise errors.internal_error(why) from error
+            for name in ("kind", "apiVersion"):
+                changed[name] = call.obj[name]
+            call.obj = changed
+            call.kind.strategy.default(changed)
+
+
+class ValidatingAdmissionWebhook(Webhooks):
+    resource = "validatingwebhookconfigurations"
+
+    async def validate(self, call: Call) -> None:
+        """All at once; the first refusal in their order is the answer."""
+        hooks = self._matching(call)
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(self._ask(hook, call), name="webhook") for hook in hooks]
+        for task in asked:
+            refusal = task.result().refusal
+            if refusal is not None:
+                raise refusal
+
+
+def verdict(hook: Object, answer: Object, uid: str, call: Call) -> Verdict:
+    """Read an AdmissionReview's response. Raises CallFailed for one that is none of ours."""
+    response = answer.get("response")
+    if not isinstance(response, dict):
+        raise CallFailed("expected response.uid: the webhook response was absent")
+    if answer.get("kind") != "AdmissionReview" or answer.get("apiVersion") != "admission.k8s.io/v1":
+        raise CallFailed(f"expected webhook response of admission.k8s.io/v1, got {answer.get('apiVersion')}")
+    if response.get("uid") != uid:
+        raise CallFailed(f'expected response.uid="{uid}", got "{response.get("uid")}"')
+    call.warnings += [str(text) for text in response.get("warnings") or () if text not in call.warnings]
+    if not response.get("allowed"):
+        return Verdict(denied(hook["name"], response.get("status") or {}))
+    patch = response.get("patch")
+    if not patch:
+        return Verdict()
+    if response.get("patchType") != "JSONPatch":
+        raise CallFailed(
+            f"webhook returned response.patchType {response.get('patchType')!r}, only JSONPatch is known"
+        )
+    try:
+        return Verdict(patch=base64.b64decode(patch, validate=True))
+    except ValueError as error:
+        raise CallFailed(f"response.patch is not base64: {error}") from error
+
+
+def denied(name: str, status: Object) -> StatusError:
+    """A refusal in the webhook's own words (apiserver/pkg/admission/plugin/webhook/errors.ToStatusErr)."""
+    by = f'admission webhook "{name}" denied the request'
+    message, reason = status.get("message"), status.get("reason", "")
+    text = f"{by}: {message or reason}" if message or reason else f"{by} without explanation"
+    code = status.get("code") or 400
+    return errors.status(max(int(code), 400), reason, text, details=status.get("details") or {})
+
+
+@lru_cache(CONCURRENT_CONTEXTS)
+def trust(bundle: str) -> ssl.SSLContext:
+    """A client context that trusts a CA bundle (base64 of PEM); the system's when there is none."""
+    if not bundle:
+        return ssl.create_default_context()
+    try:
+        return ssl.create_default_context(cadata=base64.b64decode(bundle).decode("ascii"))
+    except (ValueError, ssl.SSLError) as error:
+        raise CallFailed(f"unable to load root certificates: {error}") from error

@@ -1,0 +1,153 @@
+"""docs/api.md: every kind and verb this server serves, and by name what Kubernetes serves and this does not.
+
+python -m apiserver.apidoc            print it
+python -m apiserver.apidoc --write    write docs/api.md
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from apimachinery.scheme import ALL_VERBS, Kind
+from apiserver.admission import plugins
+from apiserver.kinds import SCHEME
+from apiserver.rest.discovery import SUBRESOURCE_KINDS
+from apiserver.rest.reviews import EXTRAS
+from componentbase.version import GIT_VERSION
+
+PATH = Path(__file__).resolve().parents[1] / "docs" / "api.md"
+
+# What kube-apiserver serves by default (stable groups), as `group/version resource`, and where it stands
+# here.
+# A test refuses an entry that is served by now.
+NOT_SERVED: tuple[tuple[str, str, str], ...] = (
+    ("v1", "componentstatuses", "deprecated since 1.19"),
+    ("admissionregistration.k8s.io/v1", "validatingadmissionpolicies", "needs CEL in admission"),
+    ("admissionregistration.k8s.io/v1", "validatingadmissionpolicybindings", "needs CEL in admission"),
+    ("admissionregistration.k8s.io/v1", "mutatingadmissionpolicies", "needs CEL in admission"),
+    ("admissionregistration.k8s.io/v1", "mutatingadmissionpolicybindings", "needs CEL in admission"),
+    ("apiregistration.k8s.io/v1", "apiservices", "aggregation of other API servers is not there"),
+    ("flowcontrol.apiserver.k8s.io/v1", "flowschemas", "flow control has fixed levels (rest/flow.py)"),
+    ("flowcontrol.apiserver.k8s.io/v1", "prioritylevelconfigurations", "flow control has fixed levels"),
+    ("networking.k8s.io/v1", "ipaddresses", "addresses are bits of one value (registry/allocation.py)"),
+    ("networking.k8s.io/v1", "servicecidrs", "one range, given by a flag"),
+    ("resource.k8s.io/v1", "deviceclasses", "dynamic resource allocation"),
+    ("resource.k8s.io/v1", "resourceclaims", "dynamic resource allocation"),
+    ("resource.k8s.io/v1", "resourceclaimtemplates", "dynamic resource allocation"),
+    ("resource.k8s.io/v1", "resourceslices", "dynamic resource allocation"),
+    ("storage.k8s.io/v1", "csistoragecapacities", "no driver here reports capacity"),
+    ("storage.k8s.io/v1", "volumeattributesclasses", "no driver here changes volumes"),
+)
+NOT_SERVED_PARTS = (
+    (
+        "admission plugins PodSecurity, DefaultStorageClass, DefaultIngressClass, CertificateApproval, "
+        "CertificateSigning, CertificateSubjectRestriction, PersistentVolumeClaimResize, "
+        "StorageObjectInUseProtection, ValidatingAdmissionPolicy, MutatingAdmissionPolicy",
+        "naming them is an error",
+    ),
+    ("answers in protobuf", "requests in protobuf are read"),
+    (
+        "conversion of custom resources by webhook",
+        "refused by name; versions with the `None` strategy are served",
+    ),
+    ("`matchConditions` of webhooks", "refused by name"),
+    ("webhooks on CONNECT, and `matchPolicy: Equivalent` across versions", "not called"),
+)
+
+
+def document() -> str:
+    """The whole page."""
+    return "\n".join([*_head(), *_served(), *_reviews(), *_admission(), *_missing()]) + "\n"
+
+
+def _head() -> Iterator[str]:
+    yield "# The API"
+    yield ""
+    yield "Written by `python -m apiserver.apidoc --write` from the scheme; a test keeps it current."
+    yield f"API level: {GIT_VERSION}. Verbs are those of authorization; *all* stands for {', '.join(ALL_VERBS)}."
+    yield "Custom resources (`apiextensions.k8s.io/v1`) add groups while the server runs."
+    yield ""
+
+
+def _served() -> Iterator[str]:
+    yield "## Served"
+    groups = SCHEME.groups()
+    for group in sorted(groups):
+        for version in groups[group]:
+            yield ""
+            yield f"### {group}/{version}" if group else f"### {version}"
+            yield ""
+            yield "| resource | kind | short | scope | verbs | subresources |"
+            yield "| --- | --- | --- | --- | --- | --- |"
+            members = [kind for kind in SCHEME if (kind.group, kind.version) == (group, version)]
+            yield from (_row(kind) for kind in sorted(members, key=lambda kind: kind.resource))
+    yield ""
+
+
+def _row(kind: Kind) -> str:
+    verbs = "all" if set(kind.verbs) == set(ALL_VERBS) else ", ".join(kind.verbs)
+    below = [f"{name} ({', '.join(_verbs(name))})" for name in kind.subresources]
+    cells = (
+        kind.resource,
+        kind.kind,
+        ", ".join(kind.short_names),
+        "namespace" if kind.namespaced else "cluster",
+        verbs,
+        "; ".join(below),
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def _verbs(subresource: str) -> tuple[str, ...]:
+    return SUBRESOURCE_KINDS.get(subresource, ("", "", "", ("get",)))[3]
+
+
+def _reviews() -> Iterator[str]:
+    yield "## Asked, not stored"
+    yield ""
+    yield "| group version | resource | kind | verbs |"
+    yield "| --- | --- | --- | --- |"
+    for extra in EXTRAS:
+        verbs = ", ".join(extra.verbs)
+        yield f"| {extra.group}/{extra.version} | {extra.resource} | {extra.kind} | {verbs} |"
+    yield ""
+
+
+def _admission() -> Iterator[str]:
+    yield "## Admission plugins, in their order"
+    yield ""
+    for plugin in plugins.ORDER:
+        off = " (off unless enabled)" if plugin.__name__ in plugins.DEFAULT_OFF else ""
+        yield f"- {plugin.__name__}{off}"
+    yield ""
+
+
+def _missing() -> Iterator[str]:
+    yield "## Served by Kubernetes, not here"
+    yield ""
+    yield "| group version | resource | why |"
+    yield "| --- | --- | --- |"
+    for group_version, resource, why in NOT_SERVED:
+        yield f"| {group_version} | {resource} | {why} |"
+    yield ""
+    yield "Parts of what is served:"
+    yield ""
+    for name, why in NOT_SERVED_PARTS:
+        yield f"- {name}: {why}"
+
+
+def main(arguments: list[str]) -> int:
+    if arguments == ["--write"]:
+        PATH.write_text(document(), encoding="utf-8")
+    elif arguments:
+        print("usage: python -m apiserver.apidoc [--write]", file=sys.stderr)
+        return 2
+    else:
+        print(document(), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

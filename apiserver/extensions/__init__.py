@@ -1,0 +1,1 @@
+"""Custom resources: what a CustomResourceDefinition means, and how its kinds come to be served."""

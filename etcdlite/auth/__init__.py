@@ -1,0 +1,1 @@
+"""Who may do what: users, roles, key permissions, passwords and tokens."""

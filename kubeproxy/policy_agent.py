@@ -1,0 +1,143 @@
+"""Keeps the policy table of this node equal to what NetworkPolicies, Pods and Namespaces say."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from apimachinery.errors import StatusError
+from componentbase import metrics
+from componentbase.backoff import Backoff
+from componentbase.clock import Clock, RealClock
+from kubeclient.informer import InformerFactory
+from kubeclient.resources import NAMESPACES, NETWORKPOLICIES, PODS
+from kubeclient.rest import ConnectionFailed, RestClient
+from kubeproxy import policy
+from kubeproxy.nftables import Nft, NftError
+from kubeproxy.rules import RuleSet
+
+log = logging.getLogger(__name__)
+
+_sync_seconds = metrics.histogram("hardway_policy_sync_duration_seconds", "Seconds to program policies.")
+_isolated = metrics.gauge("hardway_policy_isolated_pods", "Pods of this node that a policy isolates.")
+_RESOURCES = (PODS, NAMESPACES, NETWORKPOLICIES)
+FORBIDDEN_RETRY = 60.0
+"""Seconds until permissions that are missing are looked for again."""
+
+
+class PolicyAgent:
+    """Needs get, list and watch of pods, namespaces and networkpolicies; without them it says so once, and
+    waits.
+    """
+
+    def __init__(
+        self,
+        client: RestClient,
+        node: str,
+        *,
+        nft: Nft | None = None,
+        min_sync_period: float = 0.25,
+        sync_period: float = 30.0,
+        clock: Clock | None = None,
+    ) -> None:
+        self._client = client
+        self._node = node
+        self._nft = nft or Nft(policy.TABLE, policy.FORWARD)
+        self._min_sync_period = min_sync_period
+        self._sync_period = sync_period
+        self._clock = clock or RealClock()
+        self._dirty = asyncio.Event()
+        self._programmed: RuleSet | None = None
+
+    async def run(self) -> None:
+        """Enforce policies until cancelled. Rules stay in place when the process ends."""
+        await self._permitted()
+        factory = InformerFactory(self._client)
+        informers = [factory.informer(resource) for resource in _RESOURCES]
+        for informer in informers:
+            informer.add_handler(
+                lambda _: self._dirty.set(), lambda old, new: self._dirty.set(), lambda _: self._dirty.set()
+            )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(factory.run(), name="policy-informers")
+            while not factory.synced:
+                try:
+                    await factory.wait_synced(30)
+                except TimeoutError as error:
+                    log.warning("still waiting: %s", error)
+            self._dirty.set()
+            await self._loop(factory)
+
+    async def _permitted(self) -> None:
+        """Until everything may be read. What is missing is named once."""
+        told: set[str] = set()
+        backoff = Backoff(1.0, 30.0)
+        while True:
+            missing: list[str] = []
+            try:
+                for resource in _RESOURCES:
+                    try:
+                        await self._client.list(resource, limit=1)
+                    except StatusError as error:
+                        if error.code != 403:
+                            raise
+                        missing.append(resource.qualified)
+            except (StatusError, ConnectionFailed, TimeoutError, OSError):
+                await self._clock.sleep(backoff.next())
+                continue
+            if not missing:
+                return
+            if set(missing) - told:
+                told |= set(missing)
+                log.warning(
+                    "NetworkPolicies are not enforced: get, list and watch are forbidden",
+                    extra={"resources": ",".join(missing)},
+                )
+            await self._clock.sleep(FORBIDDEN_RETRY)
+
+    async def _loop(self, factory: InformerFactory) -> None:
+        backoff = Backoff(1.0, 30.0)
+        while True:
+            await self._wait()
+            self._dirty.clear()
+            try:
+                await self._sync(factory)
+                backoff.reset()
+                await self._clock.sleep(self._min_sync_period)
+            except (NftError, StatusError, OSError, TimeoutError) as error:
+                self._programmed = None
+                self._dirty.set()
+                delay = backoff.next()
+                log.error("policies not programmed: %s", error, extra={"retry": f"{delay:.1f}s"})
+                await self._clock.sleep(delay)
+
+    async def _wait(self) -> None:
+        while not self._dirty.is_set():
+            try:
+                async with asyncio.timeout(self._sync_period):
+                    await self._dirty.wait()
+            except TimeoutError:
+                if not await self._nft.present():
+                    log.warning("the policy table was removed by somebody else, programming it anew")
+                    self._programmed = None
+                    self._dirty.set()
+
+    async def _sync(self, factory: InformerFactory) -> None:
+        started = self._clock.monotonic()
+        pods = [
+            pod for each in factory.informer(PODS).store.list() if (pod := policy.pod_of(each)) is not None
+        ]
+        namespaces = {
+            each["metadata"]["name"]: each["metadata"].get("labels") or {}
+            for each in factory.informer(NAMESPACES).store.list()
+        }
+        policies = factory.informer(NETWORKPOLICIES).store.list()
+        wanted = policy.compile_policies(policies, pods, namespaces, self._node)
+        changed = await self._nft.program(self._programmed, wanted)
+        self._programmed = wanted
+        seconds = self._clock.monotonic() - started
+        _sync_seconds.observe(seconds)
+        isolated = len(wanted.maps[policy.FROM_PODS].keys() | wanted.maps[policy.TO_PODS].keys())
+        _isolated.set(isolated)
+        if changed:
+            log.info("policies programmed", extra={"isolated": isolated, "seconds": f"{seconds:.3f}"})
