@@ -66,7 +66,8 @@ def _head() -> Iterator[str]:
     yield "# The API"
     yield ""
     yield "Written by `python -m apiserver.apidoc --write` from the scheme; a test keeps it current."
-    yield f"API level: {GIT_VERSION}. Verbs are those of authorization; *all* stands for {', '.join(ALL_VERBS)}."
+    verbs = ", ".join(ALL_VERBS)
+    yield f"API level: {GIT_VERSION}. Verbs are those of authorization; *all* stands for {verbs}."
     yield "Custom resources (`apiextensions.k8s.io/v1`) add groups while the server runs."
     yield ""
 

@@ -94,7 +94,9 @@ def _identity(out: Flags) -> None:
     out.string("service-account-signing-key-file", "", "Private key that signs tokens.")
     out.strings("api-audiences", [], "Audiences tokens must have; default: the issuers.")
     out.duration("service-account-max-token-expiration", 0.0, "Longest life of a token; 0 sets no bound.")
-    out.boolean("anonymous-auth", True, "Let callers without identity be system:anonymous; RBAC says what they may.")
+    out.boolean(
+        "anonymous-auth", True, "Callers without identity are system:anonymous; RBAC says what they may."
+    )
 
 
 def check(values: Any) -> list[str]:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from bench import cluster, scheduler
+from bench import cluster, dns, proxy, scheduler
 
-MEASUREMENTS = {"cluster": cluster.main, "scheduler": scheduler.main}
+MEASUREMENTS = {
+    "cluster": cluster.main,
+    "scheduler": scheduler.main,
+    "proxy": proxy.main,
+    "dns": dns.main,
+}
 
 
 def main(names: list[str]) -> int:

@@ -188,7 +188,7 @@ def build_slice(
     service: Object, family: str, ports: Ports, endpoints: list[Object], existing: Object | None = None
 ) -> Object:
     """A slice object; with `existing`, that one with new content (address type and name never change)."""
-    content: Object = {"endpoints": endpoints, "ports": [_port_dict(port) for port in ports]}
+    content: Object = {"endpoints": endpoints, "ports": [port_dict(port) for port in ports]}
     if existing is not None:
         metadata = {**o.meta(existing), "labels": slice_labels(service)}
         return {**existing, "metadata": metadata, **content}
@@ -228,7 +228,8 @@ def ports_of(existing: Object) -> Ports:
     return tuple(sorted(found, key=lambda p: (p.name, p.protocol, p.port or 0)))
 
 
-def _port_dict(port: sv.Port) -> Object:
+def port_dict(port: sv.Port) -> Object:
+    """A port as a slice spells it."""
     out: Object = {"name": port.name, "protocol": port.protocol, "port": port.port}
     if port.app_protocol:
         out["appProtocol"] = port.app_protocol

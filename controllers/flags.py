@@ -70,6 +70,10 @@ def _declare_concurrency(flags: Flags) -> None:
     flags.integer(
         "concurrent-serviceaccount-token-syncs", DEFAULTS.concurrent_serviceaccount_token_syncs, "Workers."
     )
+    syncs = DEFAULTS.mirroring_concurrent_service_endpoint_syncs
+    flags.integer("mirroring-concurrent-service-endpoint-syncs", syncs, "Workers.")
+    most = DEFAULTS.mirroring_max_endpoints_per_subset
+    flags.integer("mirroring-max-endpoints-per-subset", most, "1 to 1000.")
     flags.integer("concurrent-endpoint-syncs", DEFAULTS.concurrent_endpoint_syncs, "Workers.")
     flags.integer("concurrent-service-endpoint-syncs", DEFAULTS.concurrent_service_endpoint_syncs, "Workers.")
     flags.integer("concurrent-namespace-syncs", DEFAULTS.concurrent_namespace_syncs, "Workers.")
@@ -125,8 +129,10 @@ def to_options(values: Values) -> Options:
         raise BadFlags("--allocate-node-cidrs needs --cluster-cidr")
     if not 1 <= values.max_endpoints_per_slice <= 1000:
         raise BadFlags("--max-endpoints-per-slice must be between 1 and 1000")
+    if not 1 <= values.mirroring_max_endpoints_per_subset <= 1000:
+        raise BadFlags("--mirroring-max-endpoints-per-subset must be between 1 and 1000")
     for name, value in given.items():
-        if name.startswith("concurrent_") and value < 1:
+        if name.startswith(("concurrent_", "mirroring_concurrent_")) and value < 1:
             raise BadFlags(f"--{name.replace('_', '-')} must be at least 1")
     if bool(values.tls_cert_file) != bool(values.tls_private_key_file):
         raise BadFlags("--tls-cert-file and --tls-private-key-file go together")

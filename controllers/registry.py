@@ -19,6 +19,7 @@ from controllers.endpoints import EndpointsController
 from controllers.endpointslices import EndpointSliceController
 from controllers.garbage import GarbageCollector
 from controllers.job import JobController
+from controllers.mirroring import EndpointSliceMirroringController
 from controllers.namespace import NamespaceController
 from controllers.nodeipam import NodeIPAMController
 from controllers.nodelifecycle import NodeLifecycleController, TaintEvictionController
@@ -30,7 +31,9 @@ from controllers.route import RouteController
 from controllers.runtime import Context, Runnable
 from controllers.serviceaccount import RootCAPublisher, ServiceAccountController
 from controllers.statefulset import StatefulSetController
+from controllers.ttl import TTLController
 from controllers.ttlafterfinished import TTLAfterFinishedController
+from controllers.volumeprotection import ClaimProtectionController, VolumeProtectionController
 
 
 def _always(_: Options) -> str:
@@ -111,6 +114,10 @@ CONTROLLERS: Sequence[Entry] = (
     Entry(HorizontalPodAutoscalerController, "horizontalpodautoscaling", HorizontalPodAutoscalerController),
     Entry(EndpointsController, "endpoint", EndpointsController),
     Entry(EndpointSliceController, "endpointslice", EndpointSliceController),
+    Entry(EndpointSliceMirroringController, "endpointslicemirroring", EndpointSliceMirroringController),
+    Entry(ClaimProtectionController, "pvc-protection", ClaimProtectionController),
+    Entry(VolumeProtectionController, "pv-protection", VolumeProtectionController),
+    Entry(TTLController, "ttl", TTLController),
     Entry(PodGarbageCollector, "podgc", PodGarbageCollector),
     Entry(ClusterRoleAggregationController, "clusterrole-aggregation", ClusterRoleAggregationController),
     Entry(GarbageCollector, "garbagecollector", GarbageCollector),

@@ -122,7 +122,7 @@ class _Replicas(Controller):
         self.pods = self.watch(PODS, enqueue_owner(self, gvr.kind, self._enqueue_adopters))
         self.written = self.written_to(PODS)
         self.control = PodControl(self, gvr, self.written)
-        self.claimer = Claimer(ctx.client, gvr, PODS)
+        self.claimer = Claimer(self.client, gvr, PODS)
 
     async def sync(self, key: str) -> float | None:
         owner = self.owners.store.get(key)

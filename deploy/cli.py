@@ -169,6 +169,15 @@ def _chaos(context: Context) -> int:
     return 0 if chaos(context.state, context.topology, context.state.root / "pki" / "admin.kubeconfig") else 1
 
 
+def _trace(context: Context) -> int:
+    from deploy.trace import trace
+
+    source, *arrow, target = context.arguments.ends
+    if arrow not in ([], ["->"]):
+        raise ValueError("trace: give <source> -> <target>")
+    return trace(context.state, context.topology, source, target)
+
+
 def _enter(context: Context, command: Sequence[str]) -> int:
     """Run a command inside a host (`router`: the outer network namespace); return its exit code."""
     if context.arguments.host == ROUTER:
@@ -317,6 +326,9 @@ def parser() -> argparse.ArgumentParser:
     smoke.set_defaults(run=_smoke)
     chaos = commands.add_parser("chaos", help="kill daemons under load and prove that nothing is lost")
     chaos.set_defaults(run=_chaos)
+    trace = commands.add_parser("trace", help="follow one packet: <pod|service|host> -> <pod|service|host>")
+    trace.add_argument("ends", nargs="+", metavar="end", help="[pod/|svc/|host/][namespace/]name[:port]")
+    trace.set_defaults(run=_trace)
     pki = commands.add_parser("pki", help="certificates").add_subparsers(required=True, metavar="command")
     _simple(
         pki,

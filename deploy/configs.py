@@ -170,6 +170,15 @@ def kubelet_config(topology: Topology) -> str:
             "clusterDNS": [topology.network.cluster_dns],
             "resolvConf": "/etc/resolv.conf",
             "failSwapOn": False,
+            # The hosts share the machine's disk, whose fullness is none of the lab's business; memory is.
+            "evictionHard": {
+                "memory.available": "100Mi",
+                "nodefs.available": "0%",
+                "nodefs.inodesFree": "0%",
+                "imagefs.available": "0%",
+                "imagefs.inodesFree": "0%",
+            },
+            "imageGCHighThresholdPercent": 100,
         }
     )
 
@@ -181,7 +190,7 @@ def kube_proxy_config(topology: Topology) -> str:
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
             "kind": "KubeProxyConfiguration",
             "clientConnection": {"kubeconfig": f"{ETC}/kube-proxy.kubeconfig"},
-            "mode": "nftables",
+            "mode": topology.network.proxy_mode,
             "clusterCIDR": str(topology.network.pods),
             "healthzBindAddress": "0.0.0.0:10256",
             "metricsBindAddress": "127.0.0.1:10249",

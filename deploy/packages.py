@@ -41,7 +41,7 @@ PACKAGES = (
 
 FOR_TESTS = (
     Package("etcd-server", "etcd", "is the real store beside ours in tests and benchmarks"),
-    Package("kubernetes-client", "kubectl", "drives the end-to-end tests where no newer kubectl is installed"),
+    Package("kubernetes-client", "kubectl", "drives the end-to-end tests if no newer kubectl is there"),
 )
 
 

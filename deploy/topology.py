@@ -13,6 +13,7 @@ import yaml
 
 from pki.layout import ClusterNames
 
+PROXY_MODES = ("nftables", "iptables")
 ROLES = ("controller", "worker", "balancer")
 API_PORT = 6443
 # A host's name is also the name of its port on the bridge: IFNAMSIZ allows 15 characters.
@@ -45,6 +46,7 @@ class Network:
     services: ipaddress.IPv4Network
     cluster_dns: str
     cluster_domain: str
+    proxy_mode: str = "nftables"  # KubeProxyConfiguration.mode
 
     @property
     def service_ip(self) -> str:
@@ -166,8 +168,11 @@ def _parse_network(value: object) -> Network:
         services=_network_of("network.services", section.string("services")),
         cluster_dns=str(_address("network.clusterDNS", section.string("clusterDNS"))),
         cluster_domain=section.string("clusterDomain", "cluster.local"),
+        proxy_mode=section.string("proxyMode", "nftables"),
     )
     section.done()
+    if network.proxy_mode not in PROXY_MODES:
+        raise TopologyError(f"network.proxyMode: must be one of {', '.join(PROXY_MODES)}")
     if not network.pods.prefixlen < network.node_mask_size <= 30:
         raise TopologyError(f"network.nodeMaskSize: must lie between {network.pods.prefixlen + 1} and 30")
     if _address("network.clusterDNS", network.cluster_dns) not in network.services:

@@ -54,6 +54,7 @@ def reference(obj: Object) -> Object:
         "uid": metadata.get("uid"),
         "apiVersion": obj.get("apiVersion"),
         "resourceVersion": metadata.get("resourceVersion"),
+        "fieldPath": obj.get("fieldPath"),  # a container of a pod: spec.containers{name}
     }
     return {name: value for name, value in parts.items() if value}
 
@@ -122,7 +123,7 @@ def _source(event: Object) -> tuple[str, ...]:
     return (
         event["source"].get("component", ""),
         event["source"].get("host", ""),
-        *(involved.get(part, "") for part in ("kind", "namespace", "name", "uid", "apiVersion")),
+        *(involved.get(part, "") for part in ("kind", "namespace", "name", "uid", "apiVersion", "fieldPath")),
     )
 
 

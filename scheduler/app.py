@@ -85,9 +85,14 @@ def main(argv: Sequence[str]) -> int:
 
 async def _run(values: Values, config: Configuration) -> None:
     kubeconfig = config.kubeconfig or values.kubeconfig
-    async with RestClient.from_kubeconfig(
-        kubeconfig, user_agent=COMPONENT, qps=config.qps, burst=config.burst
-    ) as client:
+    async with (
+        RestClient.from_kubeconfig(kubeconfig, user_agent=COMPONENT) as client,
+        # Writes have a pool of their own: every request costs by the square of the connections beside it, and
+        # each watch holds one.
+        RestClient.from_kubeconfig(
+            kubeconfig, user_agent=COMPONENT, qps=config.qps, burst=config.burst
+        ) as writer,
+    ):
         profiles = {profile.scheduler_name: profile for profile in config.profiles}
         first = config.profiles[0]
         queue = SchedulingQueue(
@@ -95,12 +100,10 @@ async def _run(values: Values, config: Configuration) -> None:
         )
         cluster = Cluster(Columns(), queue, profiles)
         factory = _watch(client, cluster)
-        recorder = EventRecorder(client, "default-scheduler", socket.gethostname())
+        recorder = EventRecorder(writer, "default-scheduler", socket.gethostname())
         archive = Archive()
-        loop = SchedulingLoop(client, cluster, profiles, recorder, random.Random(), archive)
-        served = Protected(
-            Debug(Health(), lambda key: archive.why(key, cluster.columns, cluster.nominated)), client
-        )
+        loop = SchedulingLoop(writer, cluster, profiles, recorder, random.Random(), archive)
+        why = Debug(Health(), lambda key: archive.why(key, cluster.columns, cluster.nominated))
 
         async def lead() -> None:
             log.info("scheduling")
@@ -108,7 +111,7 @@ async def _run(values: Values, config: Configuration) -> None:
 
         async with asyncio.TaskGroup() as group:
             if values.secure_port:
-                group.create_task(_serve(values, served, kubeconfig), name="secure-port")
+                group.create_task(_serve(values, Protected(why, client), kubeconfig), name="secure-port")
             group.create_task(recorder.run(), name="events")
             group.create_task(factory.run(), name="informers")  # a standby keeps its view warm
             group.create_task(_follow_csi_nodes(client, cluster), name="csinodes")

@@ -28,7 +28,8 @@ from scheduler.sheets import Sheets
 
 log = logging.getLogger(__name__)
 
-MAX_BINDINGS = 64
+# The client's pool looks at every connection for every request: more of them cost more than they gain.
+MAX_BINDINGS = 10
 
 ATTEMPTS = metrics.counter(
     "scheduler_schedule_attempts_total", "Attempts to place a pod, by outcome.", ("result", "profile")

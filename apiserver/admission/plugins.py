@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from apiserver.admission.base import Context, Plugin
+from apiserver.admission.certificates import CertificateRequestor
 from apiserver.admission.escalation import EscalationCheck
 from apiserver.admission.lifecycle import NamespaceLifecycle
 from apiserver.admission.limits import LimitRanger
@@ -55,7 +56,7 @@ def build(enabled: Sequence[str], disabled: Sequence[str], context: Context) -> 
         if plugin.__name__ in enabled
         or (plugin.__name__ not in DEFAULT_OFF and plugin.__name__ not in disabled)
     ]
-    return AdmissionChain([*chosen, EscalationCheck(context)])
+    return AdmissionChain([CertificateRequestor(context), *chosen, EscalationCheck(context)])
 
 
 class AdmissionChain:

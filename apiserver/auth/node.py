@@ -115,7 +115,10 @@ class NodeAuthorizer:
     def __init__(self, cacher: Cacher, scheme: Scheme, rbac: RBAC) -> None:
         pods = scheme.resource("", "v1", "pods")
         assert pods is not None
+        volumes = scheme.resource("", "v1", "persistentvolumes")
+        assert volumes is not None
         self._pods = cacher.of(pods)
+        self._volumes = cacher.of(volumes)
         self._graph = Graph()
         self._position, self._generation = 0, -1
         self._rules = node_rules()
@@ -148,9 +151,18 @@ class NodeAuthorizer:
             return Decision.NO_OPINION, f"node '{node}' may only read {wanted.resource}"
         if not wanted.name:
             return Decision.NO_OPINION, "No Object name found"
-        if self._current().uses(node, (wanted.resource, wanted.namespace, wanted.name)):
+        ref = (wanted.resource, wanted.namespace, wanted.name)
+        if wanted.resource == "persistentvolumes":
+            ref = self._claim_of(wanted.name)
+        if self._current().uses(node, ref):
             return Decision.ALLOW, ""
         return Decision.NO_OPINION, f"no relationship found between node '{node}' and this object"
+
+    def _claim_of(self, volume: str) -> Ref:
+        """A node reaches a volume by way of the claim that it is bound to."""
+        entry = self._volumes.get(volume)
+        claim = (entry.decoded().get("spec") or {}).get("claimRef") or {} if entry else {}
+        return "persistentvolumeclaims", claim.get("namespace", ""), claim.get("name", "")
 
     def _token(self, node: str, wanted: Attributes) -> tuple[Decision, str]:
         if wanted.verb == "create" and wanted.subresource == "token":

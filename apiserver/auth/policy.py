@@ -436,7 +436,7 @@ CONTROLLERS: dict[str, list[Rule]] = {
         rule(READ, "apps", "statefulsets"),
         rule("update", "apps", "statefulsets/status statefulsets/finalizers"),
         rule("create delete get list patch update watch", "apps", "controllerrevisions"),
-        rule("create get", "", "persistentvolumeclaims"),
+        rule("create delete get update", "", "persistentvolumeclaims"),  # KEP-1847 deletes and owns them
         EVENTS,
     ],
     "ttl-after-finished-controller": [rule("delete get list watch", "batch", "jobs"), EVENTS],

@@ -33,7 +33,7 @@ _REASONS = {
 }
 # Names of CEL itself, which a field has to be escaped not to collide with (KEP-2876).
 _RESERVED = frozenset(
-    {  # fmt: skip
+    {
         "true",
         "false",
         "null",

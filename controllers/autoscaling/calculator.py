@@ -101,6 +101,16 @@ def requests_of(mine: Sequence[Object], resource: str, container: str = "") -> d
     return out
 
 
+def _ratio(load: Mapping[str, int], target: float, full: Mapping[str, int] | None) -> float:
+    """How many times its target the load is."""
+    if full is None:
+        return sum(load.values()) / len(load) / target
+    requested = sum(full.get(name, 0) for name in load)
+    if requested == 0:
+        raise NoMetric("FailedGetResourceMetric", "no metrics returned matched known pods")
+    return math.floor(sum(load.values()) * 100 / requested) / target
+
+
 def replicas_for(
     current: int,
     groups: Groups,
@@ -117,17 +127,9 @@ def replicas_for(
     """
     load = {name: samples[name] for name in groups.ready}
 
-    def ratio(values: Mapping[str, int]) -> float:
-        if full is None:
-            return sum(values.values()) / len(values) / target
-        requested = sum(full.get(name, 0) for name in values)
-        if requested == 0:
-            raise NoMetric("FailedGetResourceMetric", "no metrics returned matched known pods")
-        return math.floor(sum(values.values()) * 100 / requested) / target
-
     if not load:
         raise NoMetric("FailedGetResourceMetric", "no metrics returned matched known pods")
-    first = ratio(load)
+    first = _ratio(load, target, full)
     rising = first > 1.0
     if not groups.missing and not (rising and groups.unready):
         return current if abs(first - 1.0) <= tuning.tolerance else math.ceil(first * len(load))
@@ -136,7 +138,7 @@ def replicas_for(
         load[name] = int(whole) if first < 1.0 else 0
     if rising:
         load |= dict.fromkeys(groups.unready, 0)
-    second = ratio(load)
+    second = _ratio(load, target, full)
     turned = (first < 1.0 < second) or (second < 1.0 < first)
     if abs(second - 1.0) <= tuning.tolerance or turned:
         return current

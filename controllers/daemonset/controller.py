@@ -32,7 +32,7 @@ class DaemonSetController(Controller):
         self.revisions = self.watch(CONTROLLERREVISIONS, enqueue_owner(self, DAEMONSETS.kind, lambda _: None))
         self.written = self.written_to(PODS)
         self.control = PodControl(self, DAEMONSETS, self.written)
-        self.claimer = Claimer(ctx.client, DAEMONSETS, PODS)
+        self.claimer = Claimer(self.client, DAEMONSETS, PODS)
         self._failed: dict[tuple[str, str], tuple[Backoff, float]] = {}
 
     async def sync(self, key: str) -> float | None:

@@ -31,7 +31,7 @@ class DeploymentController(Controller):
         self.sets = self.watch(REPLICASETS, enqueue_owner(self, DEPLOYMENTS.kind, self._enqueue_adopters))
         self.pods = self.watch(PODS, self._on_pod)
         self.written = self.written_to(REPLICASETS)
-        self.claimer = Claimer(ctx.client, DEPLOYMENTS, REPLICASETS)
+        self.claimer = Claimer(self.client, DEPLOYMENTS, REPLICASETS)
 
     async def sync(self, key: str) -> float | None:
         deployment = self.deployments.store.get(key)

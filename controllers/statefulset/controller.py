@@ -36,7 +36,7 @@ class StatefulSetController(Controller):
         )
         self.wrote_pods = self.written_to(PODS)
         self.wrote_claims = self.written_to(PERSISTENTVOLUMECLAIMS)
-        self.claimer = Claimer(ctx.client, STATEFULSETS, PODS)
+        self.claimer = Claimer(self.client, STATEFULSETS, PODS)
 
     async def sync(self, key: str) -> float | None:
         sts = self.sets.store.get(key)

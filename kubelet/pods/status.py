@@ -158,18 +158,7 @@ def _container_status(
     if previous is not None and previous.state == EXITED:
         status["lastState"] = _terminated(previous)
     if current.state == RUNNING:
-        status["state"] = {"running": {"startedAt": stamp(current.started_at)}}
-        status["started"] = "startupProbe" not in container or facts.started.get(current.id, False)
-        if init and not restartable(container):
-            status["started"] = True
-            return status
-        ready = "readinessProbe" not in container or facts.ready.get(current.id, False)
-        status["ready"] = bool(status["started"] and ready and not facts.failed)
-        if current.id in facts.given:
-            status["resources"] = dict(facts.given[current.id])
-            requests = status["resources"].get("requests")
-            if requests:
-                status["allocatedResources"] = requests
+        _while_running(status, container, current, facts, init=init)
     elif current.state == EXITED:
         _after_exit(status, pod, container, current, facts, init=init)
     elif current.state == CREATED and name in facts.waiting:
@@ -187,6 +176,26 @@ def _ephemeral_status(
         status |= {"state": _terminated(current), "lastState": {}}
     del status["started"]
     return {**status, "ready": False, "restartCount": 0}
+
+
+def _while_running(
+    status: Status, container: Mapping[str, Any], current: ContainerView, facts: Facts, *, init: bool
+) -> None:
+    """Started once its startup probe says so, ready once its readiness probe does; plain init containers are
+    never ready while they run.
+    """
+    status["state"] = {"running": {"startedAt": stamp(current.started_at)}}
+    status["started"] = "startupProbe" not in container or facts.started.get(current.id, False)
+    if init and not restartable(container):
+        status["started"] = True
+        return
+    ready = "readinessProbe" not in container or facts.ready.get(current.id, False)
+    status["ready"] = bool(status["started"] and ready and not facts.failed)
+    if current.id in facts.given:
+        status["resources"] = dict(facts.given[current.id])
+        requests = status["resources"].get("requests")
+        if requests:
+            status["allocatedResources"] = requests
 
 
 def _after_exit(

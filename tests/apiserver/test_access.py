@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from apiserver.auth import policy
 from apiserver.auth.authorize import Attributes
@@ -125,6 +132,52 @@ def test_a_node_reads_only_what_its_pods_use() -> None:
         await api.fails(403, "Forbidden", "GET", f"{CONFIG_MAPS}/mine", user=NODE)
 
     run(test)
+
+
+def test_a_node_reaches_a_volume_through_the_claim_of_its_pod() -> None:
+    async def test(api: Harness) -> None:
+        await api.ok("POST", "/api/v1/namespaces/default/serviceaccounts", DEFAULT_ACCOUNT)
+        for name, claim in (("mine", "data"), ("other", "elsewhere")):
+            spec = {
+                "capacity": {"storage": "1Gi"},
+                "accessModes": ["ReadWriteOnce"],
+                "hostPath": {"path": "/srv"},
+                "claimRef": {"namespace": "default", "name": claim},
+            }
+            await api.ok("POST", "/api/v1/persistentvolumes", {"metadata": {"name": name}, "spec": spec})
+        volumes = [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]
+        await api.ok("POST", PODS, pod("p", node="n1", volumes=volumes))
+        await api.server.registry.reader.reach("")
+        await api.ok("GET", "/api/v1/persistentvolumes/mine", user=NODE)
+        await api.fails(403, "Forbidden", "GET", "/api/v1/persistentvolumes/other", user=NODE)
+        await api.fails(403, "Forbidden", "GET", "/api/v1/persistentvolumes/mine", user=OTHER)
+
+    run(test)
+
+
+def test_who_asks_for_a_certificate_is_written_by_the_server() -> None:
+    async def test(api: Harness) -> None:
+        spec = {
+            "request": base64.b64encode(signing_request()).decode(),
+            "signerName": "kubernetes.io/kube-apiserver-client",
+            "usages": ["client auth"],
+            "username": "somebody-else",
+            "groups": ["system:masters"],
+        }
+        path = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
+        body = {"metadata": {"name": "c"}, "spec": spec}
+        made = await api.ok("POST", path, body, user="admin;system:masters,x")
+        assert made["spec"]["username"] == "admin"
+        assert made["spec"]["groups"] == ["system:masters", "x", "system:authenticated"]
+
+    run(test)
+
+
+def signing_request() -> bytes:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "alice")])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(name)
+    signed = builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+    return signed.public_bytes(Encoding.PEM)
 
 
 def test_a_node_writes_only_what_is_its_own() -> None:

@@ -131,7 +131,8 @@ class Lab:
 
     def rules(self, ports: list[ServicePort]) -> RuleSet:
         chosen = compiler if self.mode == "nftables" else iptables_compiler
-        return chosen.assemble([chosen.compile_port(port, SETTINGS) for port in ports], SETTINGS)
+        rules: RuleSet = chosen.assemble([chosen.compile_port(port, SETTINGS) for port in ports], SETTINGS)
+        return rules
 
     def program(self, ports: list[ServicePort]) -> None:
         """As a proxy that has just started would."""

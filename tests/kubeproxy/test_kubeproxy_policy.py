@@ -43,8 +43,8 @@ def compiled(*policies: Any, pods: list[Pod] | None = None) -> RuleSet:
 def passes(
     rules: RuleSet, source: Pod | str, target: Pod | str, port: int = 8080, protocol: str = "tcp"
 ) -> bool:
-    ends = [each if isinstance(each, str) else each.ip for each in (source, target)]
-    outcome = Tracer(rules).send(Packet(*ends, port, protocol))
+    sender, receiver = (each if isinstance(each, str) else each.ip for each in (source, target))
+    outcome = Tracer(rules).send(Packet(sender, receiver, port, protocol))
     assert outcome.verdict in ("accept", "drop")
     return outcome.verdict == "accept"
 

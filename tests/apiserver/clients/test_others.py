@@ -73,7 +73,7 @@ def test_lightkube(server: Running, widgets: str) -> None:
     assert "lk" in [item.metadata.name for item in client.list(ConfigMap, namespace="default", chunk_size=1)]
     client.delete(ConfigMap, "lk", namespace="default")
     widget = create_namespaced_resource("clients.example.com", "v1", "Widget", "widgets")
-    made = client.create(widget(metadata={"name": "lk", "namespace": "default"}, spec={"size": 1}))
+    made = client.create(widget(metadata=ObjectMeta(name="lk", namespace="default"), spec={"size": 1}))
     assert made["spec"]["color"] == "red"
     client.delete(widget, "lk", namespace="default")
 
