@@ -51,6 +51,7 @@ def lifetime(message: bytes) -> int:
         ("half a message", answer(20, 20)[:-5], 0),
         ("nothing", b"", 0),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",  # message ids are random
 )
 def test_how_long(title: str, message: bytes, seconds: int) -> None:
     assert lifetime(message) == seconds, title

@@ -153,6 +153,7 @@ def test_edns_raises_the_limit_up_to_ours() -> None:
         (bytes(DNSRecord(DNSHeader(id=1)).pack()), "FORMERR"),
         (bytes(DNSRecord.question("a.b").reply().pack()), None),
     ],
+    ids=["nothing", "a stump", "cut off", "another opcode", "no question", "an answer"],
 )
 def test_messages_nobody_should_send(data: bytes, reply: str | None) -> None:
     with pytest.raises(wire.BadQuery) as caught:
