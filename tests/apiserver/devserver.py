@@ -14,7 +14,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ import httpx
 
 from componentbase import tlsutil
 from pki.layout import ClusterNames, Inventory, generate
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 30.0
@@ -44,12 +44,6 @@ class Running:
     @property
     def admin(self) -> Path:
         return self.inventory.admin_kubeconfig
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def names(port: int, node: str) -> ClusterNames:

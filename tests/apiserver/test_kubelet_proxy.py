@@ -11,8 +11,9 @@ from componentbase import tlsutil
 from componentbase.http.client import dial, read_refusal
 from componentbase.http.server import serve
 from pki.layout import Inventory, generate
-from tests.apiserver.devserver import free_port, names
+from tests.apiserver.devserver import names
 from tests.apiserver.harness import DEFAULT_ACCOUNT, PODS, Harness, harness, pod
+from tests.ports import free_port
 
 HEAD = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"
 SEEN: list[tuple[str, bytes]] = []

@@ -27,7 +27,8 @@ from apiserver.storage.interface import (
 from apiserver.storage.memory import MemoryStore
 from apiserver.storage.watchcache import Entry, ResourceCache
 from etcdlite.client import EtcdClient
-from tests.apiserver.devserver import ROOT, end, free_port
+from tests.apiserver.devserver import ROOT, end
+from tests.ports import free_port
 
 Test = Callable[[Store], Awaitable[None]]
 Runner = Callable[[Test], None]

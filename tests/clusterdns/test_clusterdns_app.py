@@ -16,15 +16,10 @@ from dnslib import RCODE, DNSRecord
 from clusterdns import app
 from tests.kubeclient.fakeapi import running
 from tests.kubeclient.loops import on_loop
+from tests.ports import free_port
 
 SERVICES = "/api/v1/namespaces/default/services"
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def kubeconfig(folder: Path, server: str) -> Path:

@@ -10,12 +10,7 @@ import httpx
 from kubeproxy.healthcheck import HealthChecks
 from kubeproxy.model import HealthCheck
 from tests.kubeclient.loops import eventually, on_loop
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.ports import free_port
 
 
 def opens(port: int) -> bool:

@@ -19,7 +19,8 @@ import yaml
 
 from kubeclient.resources import EVENTS, LEASES, NODES, PODS, SERVICEACCOUNTS
 from kubeclient.rest import MERGE, RestClient
-from tests.apiserver.devserver import ROOT, end, free_port, running
+from tests.apiserver.devserver import ROOT, end, running
+from tests.ports import free_port
 
 Object = dict[str, Any]
 NODE_COUNT, PER_NODE, PODS_PER_WAVE = 10, 12, 30

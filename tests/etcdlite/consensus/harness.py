@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 from etcdlite.consensus.config import ConsensusConfig
 from etcdlite.consensus.node import Consensus
 from etcdlite.consensus.statemachine import Entry, SnapshotSource
+from tests.ports import free_port
 
 FAST = {"heartbeat_interval": 0.02, "election_timeout": 0.2}
 
@@ -58,15 +57,6 @@ class ListMachine:
         self.data = [chunk[4:] for chunk in chunks]
         self.applied_index, self.applied_term = index, term
         self.installed += 1
-
-
-def free_port() -> int:
-    """A port nobody listens on."""
-    while True:  # below those that the kernel gives to outgoing connections
-        port = random.randrange(15_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 class Harness:

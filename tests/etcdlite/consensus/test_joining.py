@@ -12,7 +12,8 @@ import pytest
 from etcdlite.consensus import joining
 from etcdlite.consensus.errors import BadChange, ConfigurationError, Stopped
 from etcdlite.consensus.membership import ChangeKind, Member, MemberChange, member_id
-from tests.etcdlite.consensus.harness import Harness, ListMachine, free_port, run, running
+from tests.etcdlite.consensus.harness import Harness, ListMachine, run, running
+from tests.ports import free_port
 
 
 async def add(cluster: Harness, name: str, kind: ChangeKind = ChangeKind.ADD_VOTER) -> Member:

@@ -15,8 +15,9 @@ from etcdlite.consensus.transport import REMOVED, Identity, TcpTransport
 from etcdlite.pb import raft_pb2 as pb
 from etcdlite.raft import messages as m
 from etcdlite.raft.types import Index, NodeId, SnapshotMeta, Term
-from tests.etcdlite.consensus.harness import free_port, run, running
+from tests.etcdlite.consensus.harness import run, running
 from tests.etcdlite.consensus.tls import contexts
+from tests.ports import free_port
 
 
 class Inbox:

@@ -9,7 +9,8 @@ import pytest
 
 from etcdlite.client import EtcdClient, Unavailable
 from pki import ca, certs
-from tests.etcdlite.server.members import free_port, member, running
+from tests.etcdlite.server.members import member, running
+from tests.ports import free_port
 
 BOTH = frozenset({certs.Usage.SERVER, certs.Usage.CLIENT})
 

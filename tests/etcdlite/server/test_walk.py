@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.etcdlite.server import members
-from tests.etcdlite.server.members import MemberProcess, free_port, running, running_cluster
+from tests.etcdlite.server.members import MemberProcess, running, running_cluster
+from tests.ports import free_port
 
 pytestmark = pytest.mark.skipif(
     shutil.which("etcdctl") is None or not members.installed("etcd"), reason="etcd is not installed"

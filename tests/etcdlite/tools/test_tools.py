@@ -13,8 +13,9 @@ from etcdlite.consensus.errors import ConfigurationError
 from etcdlite.mvcc.errors import DatabaseDamaged
 from etcdlite.tools.dump import dump_database, dump_wal
 from etcdlite.tools.restore import Restore, restore
-from tests.etcdlite.server.members import free_port, member, running
+from tests.etcdlite.server.members import member, running
 from tests.etcdlite.server.test_walk import Walker
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")
