@@ -60,9 +60,13 @@ def test_everything_survives_a_restart_of_the_whole_cluster(tmp_path: Path) -> N
 
 
 def test_the_death_of_the_leader_is_noticed_before_the_timeout(tmp_path: Path) -> None:
-    async def test() -> None:
+    """Two survivors may campaign at the same moment and split the vote, which costs a whole timeout: so one
+    quick takeover in three is proof. A member that only waits the timeout out never makes one.
+    """
+
+    async def takeover(folder: Path) -> float:
         options = {"heartbeat_interval": 0.05, "election_timeout": 5.0}
-        async with running(tmp_path, 3, **options) as cluster:
+        async with running(folder, 3, **options) as cluster:
             dead = await cluster.leader()
             await cluster.stop(dead)
             began = asyncio.get_running_loop().time()
@@ -72,8 +76,13 @@ def test_the_death_of_the_leader_is_noticed_before_the_timeout(tmp_path: Path) -
                 # What is sent into the dead leader's connection is lost, as with etcd: its client asks again.
                 with contextlib.suppress(TimeoutError, NoLeader):
                     await cluster.put(survivor, b"x%d" % next(attempts), seconds=0.2)
-                    break
-            assert asyncio.get_running_loop().time() - began < 4.5
+                    return asyncio.get_running_loop().time() - began
+
+    async def test() -> None:
+        times: list[float] = []
+        while len(times) < 3 and not any(taken < 4.5 for taken in times):
+            times.append(await takeover(tmp_path / str(len(times))))
+        assert min(times) < 4.5, times
 
     run(test)
 
