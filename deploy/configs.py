@@ -176,7 +176,6 @@ def kubelet_config(topology: Topology) -> str:
                 "nodefs.available": "0%",
                 "nodefs.inodesFree": "0%",
                 "imagefs.available": "0%",
-                "imagefs.inodesFree": "0%",
             },
             "imageGCHighThresholdPercent": 100,
         }
