@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from bench.processes import cpu_seconds, in_pid_namespace, pss
+from bench.processes import cpu_seconds, descendants, pss
 from deploy.control import Control
 from deploy.state import State
 from deploy.topology import TOPOLOGIES, Topology, parse
@@ -73,7 +73,7 @@ def _costs(topology: Topology, state: State) -> dict[int, tuple[str, str]]:
     found: dict[int, tuple[str, str]] = {}
     for host in topology.hosts:
         control = Control(host.name, state.socket(host.name))
-        for pid in in_pid_namespace(control.pid()):
+        for pid in descendants(control.pid()):
             with contextlib.suppress(OSError):
                 name = Path(f"/proc/{pid}/comm").read_text().strip()
                 found[pid] = (host.role, name)

@@ -11,14 +11,18 @@ from pathlib import Path
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def in_pid_namespace(pid: int) -> Iterator[int]:
-    """Every process in the PID namespace of `pid` or below it, by following namespace links."""
-    wanted = (Path("/proc") / str(pid) / "ns" / "pid").readlink()
+def descendants(pid: int) -> Iterator[int]:
+    """The process and all below it, in whatever namespaces: containers included."""
+    children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                if (entry / "ns" / "pid").readlink() == wanted:
-                    yield int(entry.name)
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                children.setdefault(int(fields[1]), []).append(int(entry.name))
+    waiting = [pid]
+    while waiting:
+        yield (found := waiting.pop())
+        waiting += children.get(found, [])
 
 
 def pss(pid: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 from scheduler.cluster import Cluster
 from scheduler.columns import Columns
@@ -97,7 +98,8 @@ def test_a_pod_made_again_under_its_name_is_queued_anew() -> None:
 
 def test_a_resource_nobody_named_before_gets_its_column() -> None:
     made = cluster()
-    made.node_added(node("n2", **{"example.com/gpu": "2"}))
+    extended: dict[str, Any] = {"example.com/gpu": "2"}
+    made.node_added(node("n2", **extended))
     made.columns.add_pod(compile_pod(pod("p", cpu="1")), "n2")
     row = made.columns.resource_row("example.com/gpu")
     assert made.columns.allocatable[row, made.columns.row_of["n2"]] == 2
