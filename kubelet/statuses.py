@@ -83,6 +83,7 @@ class StatusManager:
         self._ready: asyncio.Queue[str] = asyncio.Queue()  # bounded by _queued: a pod is in it once
         self._queued: set[str] = set()
         self._idle: dict[str, asyncio.Event] = {}
+        self._resumed: set[str] = set()  # pods whose API object was made anew since their write began
 
     def set(self, pod: Mapping[str, Any], status: Status) -> None:
         """Have `status` written, if the API does not show it already."""
@@ -111,7 +112,11 @@ class StatusManager:
         return self._baseline(pod)
 
     def resume(self, uid: str) -> None:
-        """The API object of this pod is there, or there anew: it is to be written in full."""
+        """The API object of this pod is there, or there anew: it is to be written in full.
+
+        A write that is on its way went to the object before, so its success settles nothing.
+        """
+        self._resumed.add(uid)
         self._written.pop(uid, None)
         if uid in self._wanted:
             self._enqueue(uid)
@@ -119,6 +124,7 @@ class StatusManager:
     def forget(self, uid: str) -> None:
         for table in (self._wanted, self._written, self._idle):
             table.pop(uid, None)
+        self._resumed.discard(uid)
 
     async def flushed(self, uid: str) -> None:
         """Wait until nothing is left to write for this pod."""
@@ -148,6 +154,7 @@ class StatusManager:
         pod = self._address(pod) or pod
         metadata = pod["metadata"]
         revision = -1
+        self._resumed.discard(uid)
         try:
             answer = await self._client.patch(
                 PODS, metadata["name"], merge_patch(pod, status), metadata["namespace"], subresource="status"
@@ -160,6 +167,8 @@ class StatusManager:
             log.info("pod status not written", extra={"pod": metadata["name"], "why": str(error)})
         except ConnectionFailed as error:
             log.warning("pod status write failed", extra={"pod": metadata["name"], "error": str(error)})
+            return False
+        if uid in self._resumed:
             return False
         if uid in self._wanted:
             self._written[uid] = (status, revision)
