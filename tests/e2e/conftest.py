@@ -13,10 +13,8 @@ import pytest
 import yaml
 
 from deploy.topology import TOPOLOGIES
-from tests.e2e.lab import CommandFailed, Lab
+from tests.e2e.lab import OUTSIDE, CommandFailed, Lab
 from tests.e2e.machine import Machine
-
-OUTSIDE = "127.0.0.1:16443"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.ports import free_port
+
 Object = dict[str, Any]
+
+# Where this run's API is reached; chosen anew, so that two runs on one machine do not meet.
+OUTSIDE = f"127.0.0.1:{free_port()}"
 
 
 class CommandFailed(AssertionError):

@@ -16,8 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pki.ca import Authority, certificate_pem, key_pem, load_certificate, load_key, utc_now
 from pki.certs import Profile
 from pki.kubeconfig import load
-from tests.e2e.conftest import OUTSIDE
-from tests.e2e.lab import Lab
+from tests.e2e.lab import OUTSIDE, Lab
 
 Object = dict[str, Any]
 CONFIGMAPS = "/api/v1/namespaces/default/configmaps"

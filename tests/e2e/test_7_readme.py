@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import OUTSIDE
-from tests.e2e.lab import Lab
+from tests.e2e.lab import OUTSIDE, Lab
 
 README = Path(__file__).parents[2] / "README.md"
 BLOCKS = dict(re.findall(r"<!-- run: (\w+) -->\n```sh\n(.*?)```", README.read_text(), re.S))

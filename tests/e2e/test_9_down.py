@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from tests.e2e.conftest import OUTSIDE
-from tests.e2e.lab import Lab
+from tests.e2e.lab import OUTSIDE, Lab
 from tests.e2e.machine import Machine
 
 
