@@ -11,8 +11,6 @@ import ssl
 import sys
 from collections.abc import Mapping, Sequence
 
-import httpx
-
 from componentbase import log as logs
 from componentbase import tasks, tlsutil
 from componentbase.clock import RealClock
@@ -29,6 +27,7 @@ from controllers.route.lab import load_cloud
 from controllers.runtime import Context, Runnable
 from kubeclient import transport
 from kubeclient.events import EventRecorder
+from kubeclient.http1.message import Transport
 from kubeclient.informer import InformerFactory
 from kubeclient.leaderelection import LeaderElector
 from kubeclient.resources import LEASES
@@ -59,10 +58,10 @@ class Manager:
     async def run(self) -> None:
         """Until cancelled, or until the lease is lost (LeaseLost)."""
         target = transport.from_kubeconfig(self._values.kubeconfig)
-        noting = NotingTransport(transport.open_transport(target.context), self._fence)
+        noting = NotingTransport(transport.open_transport(target), self._fence)
         async with (
             self._client(target, noting) as keeper,
-            self._client(target, self._transport(target.context)) as client,
+            self._client(target, self._transport(target)) as client,
             asyncio.TaskGroup() as group,
         ):
             if self._values.secure_port:
@@ -72,13 +71,13 @@ class Manager:
                 raise LeaseLost(self._values.leader_elect_resource_name)
             await self._lead(client)
 
-    def _client(self, target: transport.Target, under: httpx.AsyncBaseTransport) -> RestClient:
+    def _client(self, target: transport.Target, under: Transport) -> RestClient:
         qps, burst = self._values.kube_api_qps, self._values.kube_api_burst
         return RestClient(target, user_agent=AGENT, qps=qps, burst=burst, transport=under)
 
-    def _transport(self, context: ssl.SSLContext | None) -> httpx.AsyncBaseTransport:
+    def _transport(self, target: transport.Target) -> Transport:
         """What every controller's client stands on: nothing is written once the lease has run out."""
-        pool = transport.open_transport(context)
+        pool = transport.open_transport(target)
         return FencedTransport(pool, self._fence) if self._values.leader_elect else pool
 
     async def _campaign(self, keeper: RestClient, client: RestClient) -> None:

@@ -9,17 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import ssl
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from pathlib import Path
-
-import httpx
 
 from apimachinery import errors
 from componentbase import tlsutil
 from componentbase.backoff import Backoff
 from componentbase.clock import Clock
 from controllers import objects as o
+from kubeclient.http1.message import Transport
 from kubeclient.resources import SERVICEACCOUNTS
 from kubeclient.rest import ConnectionFailed, RestClient
 from kubeclient.transport import Target, open_transport
@@ -96,7 +94,7 @@ async def open_clients(
     config_file: str | Path,
     accounts: Collection[str],
     clock: Clock,
-    transport: Callable[[ssl.SSLContext | None], httpx.AsyncBaseTransport] = open_transport,
+    transport: Callable[[Target], Transport] = open_transport,
 ) -> AsyncIterator[Mapping[str, RestClient]]:
     """A client per account, with a first token each and renewal while the context lasts.
 
@@ -113,7 +111,7 @@ async def open_clients(
             await _first_token(token, clock)
             target = Target(config.server, context, token)
             agent = f"kube-controller-manager/{token.account}"
-            client = RestClient(target, user_agent=agent, transport=transport(context))
+            client = RestClient(target, user_agent=agent, transport=transport(target))
             clients[token.account] = await stack.enter_async_context(client)
         async with asyncio.TaskGroup() as group:
             keepers = [group.create_task(token.keep(), name=f"token/{token.account}") for token in tokens]

@@ -2,9 +2,9 @@
 
 What is sent again, and when:
 
-    never reached the server (no connection)      any request, within the attempts 429, with the server's
-    Retry-After            any request: the server says that it did nothing 5xx with Retry-After, or a
-    broken connection  GET only: the outcome of a write is unknown, its caller must look
+    never reached the server                      any request, within the attempts
+    429, with the server's Retry-After            any request: the server says that it did nothing
+    5xx with Retry-After, or a broken connection  GET only: whether a write happened, its caller must look
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
-import httpx
 import orjson
 
 from apimachinery import errors
@@ -29,9 +28,10 @@ from componentbase import metrics, version
 from componentbase.backoff import Backoff
 from componentbase.clock import Clock, RealClock
 from kubeclient import transport as transports
+from kubeclient.http1.message import Answer, ConnectionFailed, NotSent, Request, Stream, Transport
 from kubeclient.ratelimit import TokenBucket
 from kubeclient.resources import GVR
-from kubeclient.transport import NotInCluster, Target, Timeout
+from kubeclient.transport import NotInCluster, Target
 
 __all__ = [
     "APPLY",
@@ -55,7 +55,6 @@ APPLY = "application/apply-patch+yaml"
 
 Params = Mapping[str, Any]
 
-CONNECT_TIMEOUT = 5.0
 REQUEST_TIMEOUT = 34.0
 """Seconds without a byte of an answer. Above 30, the time the apiserver itself gives to requests of
 clients.
@@ -74,10 +73,6 @@ _requests = metrics.counter(
 _duration = metrics.histogram(
     "rest_client_request_duration_seconds", "Request latency in seconds by verb.", ["verb"]
 )
-
-
-class ConnectionFailed(Exception):
-    """No answer came: the apiserver was not reached, or the connection broke. A write may have happened."""
 
 
 class WatchEvent(NamedTuple):
@@ -117,7 +112,7 @@ class RestClient:
         qps: float = 0,
         burst: int = 0,
         timeout: float = REQUEST_TIMEOUT,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: Transport | None = None,
         clock: Clock | None = None,
         rng: Callable[[], float] = random.random,
     ) -> None:
@@ -125,13 +120,13 @@ class RestClient:
         self._transport = transport
         self._clock = clock or RealClock()
         self._rng = rng
-        self._base = httpx.URL(target.server.rstrip("/"))
-        self._prefix = self._base.raw_path.rstrip(b"/")
+        base = urlsplit(target.server.rstrip("/"))
+        self._prefix = base.path.encode("ascii")
         self._bucket = TokenBucket(qps, max(burst, 1), self._clock.monotonic()) if qps > 0 else None
-        self._timeout = transports.timeouts(CONNECT_TIMEOUT, timeout)
+        self._timeout = timeout
         agent = f"{user_agent}/{version.GIT_VERSION}".encode("ascii")
         self._headers = [
-            (b"Host", self._base.netloc),
+            (b"Host", base.netloc.encode("ascii")),
             (b"User-Agent", agent),
             (b"Accept", b"application/json"),
         ]
@@ -150,14 +145,14 @@ class RestClient:
 
     async def __aenter__(self) -> Self:
         if self._transport is None:
-            self._transport = transports.open_transport(self._target.context)
+            self._transport = transports.open_transport(self._target)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._transport is not None:
-            await transports.close(self._transport)
+            await self._transport.aclose()
             self._transport = None
 
     # -- verbs -----------------------------------------------------------------------------------------------
@@ -266,21 +261,22 @@ class RestClient:
         params |= {"watch": "1", "resourceVersion": resource_version, "timeoutSeconds": seconds}
         if bookmarks:
             params["allowWatchBookmarks"] = "true"
-        idle = transports.timeouts(CONNECT_TIMEOUT, min(WATCH_IDLE, seconds + REQUEST_TIMEOUT))
-        request = self._request("GET", gvr.path(namespace), params, read_timeout=idle)
-        response = await self._send(request)
+        request = self._request("GET", gvr.path(namespace), params)
+        request.timeout = min(WATCH_IDLE, seconds + REQUEST_TIMEOUT)
+        request.stream = True
+        answer = await self._send(request)
+        if answer.status != 200 or answer.stream is None:
+            raise _failure(answer.status, answer.headers, await answer.read())
         try:
-            if response.status_code != 200:
-                raise _failure(response.status_code, response.headers, await _read(response))
-            async for line in _lines(response):
+            async for line in _lines(answer.stream):
                 event = orjson.loads(line)
                 if event["type"] == "ERROR":
                     raise StatusError(event["object"])
                 yield WatchEvent(event["type"], event["object"])
-        except (httpx.TransportError, httpx.StreamError, orjson.JSONDecodeError) as error:
-            raise ConnectionFailed(f"watch {gvr.qualified}: {_text(error)}") from error
+        except (ConnectionFailed, orjson.JSONDecodeError) as error:
+            raise ConnectionFailed(f"watch {gvr.qualified}: {error}") from error
         finally:
-            await response.aclose()
+            await answer.stream.aclose()
 
     async def raw(
         self,
@@ -293,11 +289,10 @@ class RestClient:
     ) -> Response:
         """Any request; any answer is returned as it came. Raises ConnectionFailed."""
         request = self._request(method, path, params, body, None, headers)
-        response = await self._send(request)
-        return Response(response.status_code, response.headers, await _read(response))
+        answer = await self._send(request)
+        return Response(answer.status, answer.headers, answer.content)
 
-    # -- one request
-    # ------------------------------------------------------------------------------------------
+    # -- one request -----------------------------------------------------------------------------------------
 
     async def _call(
         self,
@@ -316,13 +311,9 @@ class RestClient:
                 await self._clock.sleep(self._bucket.reserve(self._clock.monotonic()))
             try:
                 status, headers, answer = await self._exchange(method, path, params, content, content_type)
-            except _NotSent as error:
-                if attempt >= _ATTEMPTS:
-                    raise ConnectionFailed(str(error)) from error
-                await self._clock.sleep(backoff.next())
-                continue
-            except ConnectionFailed:
-                if method != "GET" or attempt >= _ATTEMPTS:
+            except ConnectionFailed as error:
+                may_repeat = method == "GET" or isinstance(error, NotSent)
+                if not may_repeat or attempt >= _ATTEMPTS:
                     raise
                 await self._clock.sleep(backoff.next())
                 continue
@@ -340,10 +331,9 @@ class RestClient:
         started = self._clock.monotonic()
         code = "<error>"
         try:
-            response = await self._send(self._request(method, path, params, content, content_type))
-            answer = await _read(response)
-            code = str(response.status_code)
-            return response.status_code, response.headers, answer
+            answer = await self._send(self._request(method, path, params, content, content_type))
+            code = str(answer.status)
+            return answer.status, answer.headers, answer.content
         finally:
             _requests.labels(code, method).inc()
             _duration.labels(method).observe(self._clock.monotonic() - started)
@@ -356,53 +346,34 @@ class RestClient:
         content: bytes | None = None,
         content_type: str | None = None,
         extra: Mapping[str, str] | None = None,
-        read_timeout: Timeout | None = None,
-    ) -> httpx.Request:
+    ) -> Request:
         headers = self._headers.copy()
         if self._target.token is not None:
             headers.append((b"Authorization", b"Bearer " + self._target.token().encode("ascii")))
-        if content is not None:
-            headers.append((b"Content-Length", str(len(content)).encode("ascii")))
-            if content_type:
-                headers.append((b"Content-Type", content_type.encode("ascii")))
+        if content is not None and content_type:
+            headers.append((b"Content-Type", content_type.encode("ascii")))
         if extra:
             names = {name.lower().encode("latin-1") for name in extra}
             headers = [pair for pair in headers if pair[0].lower() not in names]
             headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in extra.items()]
         query = _encode(params)
         target = self._prefix + path.encode("ascii") + (b"?" + query if query else b"")
-        # Handed over as an extension the target is sent as it is: parsing a URL costs 0.1 ms a request.
-        extensions = {"timeout": read_timeout or self._timeout, "target": target}
-        return httpx.Request(method, self._base, headers=headers, content=content, extensions=extensions)
+        return Request(method, target, headers, content, self._timeout)
 
-    async def _send(self, request: httpx.Request) -> httpx.Response:
+    async def _send(self, request: Request) -> Answer:
         if self._transport is None:
             raise RuntimeError("the client is not open: use it as an async context manager")
         try:
-            return await self._transport.handle_async_request(request)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise _NotSent(_context(request, error)) from error
-        except httpx.TransportError as error:
-            raise ConnectionFailed(_context(request, error)) from error
+            return await self._transport.send(request)
+        except ConnectionFailed as error:
+            what = f"{request.method} {self._target.server}{request.path}: {error}"
+            raise (NotSent if isinstance(error, NotSent) else ConnectionFailed)(what) from error
 
 
-class _NotSent(ConnectionFailed):
-    """The request did not leave this process."""
-
-
-async def _read(response: httpx.Response) -> bytes:
-    try:
-        return await response.aread()
-    except (httpx.TransportError, httpx.StreamError) as error:
-        raise ConnectionFailed(f"reading the answer: {_text(error)}") from error
-    finally:
-        await response.aclose()
-
-
-async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
+async def _lines(stream: Stream) -> AsyncIterator[bytes]:
     """The complete lines of a streamed answer; an incomplete last one (its sender died) is dropped."""
     rest = b""
-    async for chunk in response.aiter_raw():
+    async for chunk in stream:
         *lines, rest = (rest + chunk).split(b"\n") if rest else chunk.split(b"\n")
         for line in lines:
             if line:
@@ -472,15 +443,6 @@ def _failure(status: int, headers: Mapping[str, str], answer: bytes) -> StatusEr
     made.status["code"] = status
     made.headers.update(headers)
     return made
-
-
-def _context(request: httpx.Request, error: Exception) -> str:
-    target = request.extensions["target"].partition(b"?")[0].decode("ascii")
-    return f"{request.method} {request.url}{target}: {_text(error)}"
-
-
-def _text(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 async def retry_on_conflict(attempt: Callable[[], Any], *, attempts: int = 5) -> Any:

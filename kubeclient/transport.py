@@ -1,45 +1,22 @@
-"""How a client reaches the apiserver: TLS, credentials, timeouts and dead-peer detection, over httpx's
-transport.
-
-The transport is used without `httpx.AsyncClient`: its cookies, redirects and header merging cost as much per
-request as the rest, and the API needs none of them.
-"""
+"""Which apiserver a client speaks to, and who it is there: from a kubeconfig or from the pod it runs in."""
 
 from __future__ import annotations
 
-import asyncio
-import importlib.util
 import os
-import socket
 import ssl
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-
 from componentbase import tlsutil
-
-Timeout = dict[str, float | None]
+from kubeclient.http1.message import Transport
+from kubeclient.http1.pool import Pool
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TOKEN_REFRESH = 60.0
 """Seconds a token file's content is used before it is read again; the kubelet rotates it well before it
 expires.
 """
-
-# A peer that vanished without a word is noticed within half a minute, also by a watch that only reads.
-_SOCKET_OPTIONS = [
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
-    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
-]
-# Below the server's idle limit, so that it is never the server who closes a connection under a request.
-_KEEPALIVE_EXPIRY = 60.0
 
 
 class NotInCluster(Exception):
@@ -111,39 +88,6 @@ def in_cluster(
     return Target(f"https://{authority}:{port}", context, token)
 
 
-def open_transport(context: ssl.SSLContext | None) -> httpx.AsyncHTTPTransport:
-    """A pool of kept-alive HTTP/1.1 connections; watches hold theirs, so it has no upper bound of its own."""
-    _remember_missing("sniffio")
-    return httpx.AsyncHTTPTransport(
-        verify=context if context is not None else False,
-        trust_env=False,
-        limits=httpx.Limits(
-            max_connections=None, max_keepalive_connections=32, keepalive_expiry=_KEEPALIVE_EXPIRY
-        ),
-        socket_options=_SOCKET_OPTIONS,
-    )
-
-
-def _remember_missing(module: str) -> None:
-    """Let an import that fails do so at once.
-
-    httpcore tries to import sniffio on every request, twice; where it is not installed, searching the path
-    each time took a third of a request's CPU. None in sys.modules is Python's own mark for "known to be
-    missing".
-    """
-    if module not in sys.modules and importlib.util.find_spec(module) is None:
-        sys.modules[module] = None  # type: ignore[assignment]
-
-
-def timeouts(connect: float, read: float) -> Timeout:
-    """Per-request limits in seconds, in the form httpcore reads from a request's extensions."""
-    return {"connect": connect, "read": read, "write": read, "pool": connect}
-
-
-async def close(transport: httpx.AsyncBaseTransport) -> None:
-    """Close the pool, giving its TLS connections a moment for their goodbyes."""
-    try:
-        async with asyncio.timeout(5):
-            await transport.aclose()
-    except (TimeoutError, OSError, RuntimeError):
-        pass
+def open_transport(target: Target) -> Transport:
+    """Connections to the target's server, opened as they are needed. Raises ValueError for a bad URL."""
+    return Pool(target.server, target.context)

@@ -1,4 +1,4 @@
-"""An API server in memory, as an httpx transport: enough of the rules for control loops, and faults on
+"""An API server in memory, as a transport: enough of the rules for control loops, and faults on
 demand.
 
 Real: resourceVersion as one counter, conflicts, generation, status subresource, uid preconditions, graceful
@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from copy import deepcopy
 from typing import Any
 from urllib.parse import parse_qs
 
-import httpx
 import orjson
 
 from apimachinery import errors
 from apimachinery.patch import merge
 from kubeclient import resources
+from kubeclient.http1.message import Answer, Request
 from kubeclient.resources import GVR
 
 Object = dict[str, Any]
@@ -34,16 +34,7 @@ class Killed(Exception):
     """The process under test was killed at this call."""
 
 
-class _Stream(httpx.AsyncByteStream):
-    def __init__(self, events: AsyncIterator[bytes]) -> None:
-        self._events = events
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for event in self._events:
-            yield event
-
-
-class MemoryApi(httpx.AsyncBaseTransport):
+class MemoryApi:
     """`objects` is keyed by (resource, namespace, name). `before` may raise to inject a fault into a
     write.
     """
@@ -95,33 +86,34 @@ class MemoryApi(httpx.AsyncBaseTransport):
 
     # -- the transport ---------------------------------------------------------------------------------------
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        path, _, query = request.extensions.get("target", request.url.raw_path).decode().partition("?")
+    async def aclose(self) -> None:
+        """Part of a transport; the API stays."""
+
+    async def send(self, request: Request) -> Answer:
+        path, _, query = request.target.decode().partition("?")
         params = {k: v[0] for k, v in parse_qs(query).items()}
         if params.get("watch"):
             gvr, namespace, _, _ = self._route(path)
-            return httpx.Response(
-                200, stream=_Stream(self._watch(gvr, namespace, int(params["resourceVersion"])))
-            )
+            return Answer(200, stream=self._watch(gvr, namespace, int(params["resourceVersion"])))
         await asyncio.sleep(0)
         if self.dead:
             await asyncio.Event().wait()
-        body = orjson.loads(request.content) if request.content else None
+        body = orjson.loads(request.body) if request.body else None
         try:
             if request.method != "GET":
                 self.before(request.method, path)
                 self.writes.append((request.method, path))
-            content_type = request.headers.get("content-type", "")
+            content_type = request.header("content-type")
             answer = self._handle(request.method, path, params, body, content_type)
             if request.method != "GET":
                 self.after(request.method, path)
-            return httpx.Response(200, content=orjson.dumps(answer))
+            return Answer(200, content=orjson.dumps(answer))
         except Killed:
             self.dead = True
             await asyncio.Event().wait()
             raise
         except errors.StatusError as error:
-            return httpx.Response(error.code, content=orjson.dumps(error.status))
+            return Answer(error.code, content=orjson.dumps(error.status))
 
     def _handle(self, method: str, path: str, params: dict[str, str], body: Any, content_type: str) -> Object:
         if path in ("/api", "/apis") or path.rstrip("/") in self._group_versions():
@@ -231,7 +223,7 @@ class MemoryApi(httpx.AsyncBaseTransport):
 
     # -- plumbing --------------------------------------------------------------------------------------------
 
-    async def _watch(self, gvr: GVR, namespace: str, since: int) -> AsyncIterator[bytes]:
+    async def _watch(self, gvr: GVR, namespace: str, since: int) -> AsyncGenerator[bytes, None]:
         position = 0
         while True:
             changed = self._changed

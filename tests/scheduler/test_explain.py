@@ -6,11 +6,11 @@ import asyncio
 import random
 from typing import Any
 
-import httpx
 import orjson
 import pytest
 
 from componentbase.health import Health
+from kubeclient.http1.message import Answer, Request
 from kubeclient.rest import RestClient
 from kubeclient.transport import Target
 from scheduler import explain
@@ -20,6 +20,7 @@ from scheduler.core import decide
 from scheduler.explain import Archive, render
 from scheduler.podinfo import compile_pod
 from scheduler.serving import Debug, Protected
+from tests.kubeclient.scripted import Scripted, json
 from tests.scheduler.objects import node, pod
 
 Object = dict[str, Any]
@@ -102,14 +103,14 @@ class Server:
     def __init__(self, *allowed: str) -> None:
         self.allowed = allowed
 
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        spec = orjson.loads(request.content)["spec"]
+    def __call__(self, request: Request) -> Answer:
+        spec = orjson.loads(request.body)["spec"]
         if "token" in spec:
             user = {"username": "alice", "groups": ["admins"]}
             known = spec["token"] in ("good",)
-            return httpx.Response(201, json={"status": {"authenticated": known, "user": user}})
+            return json(201, {"status": {"authenticated": known, "user": user}})
         granted = spec["user"] == "alice" and spec["nonResourceAttributes"]["path"] in self.allowed
-        return httpx.Response(201, json={"status": {"allowed": granted}})
+        return json(201, {"status": {"allowed": granted}})
 
 
 def ask(path: str, token: str = "", allowed: tuple[str, ...] = ()) -> tuple[int, str]:
@@ -124,7 +125,7 @@ def ask(path: str, token: str = "", allowed: tuple[str, ...] = ()) -> tuple[int,
         return {"type": "http.request", "body": b""}
 
     async def run() -> None:
-        transport = httpx.MockTransport(Server(*allowed))
+        transport = Scripted(Server(*allowed))
         async with RestClient(Target("http://api"), transport=transport) as client:
             app = Protected(Debug(Health(), lambda key: archive.why(key, columns, ())), client)
             headers = [(b"authorization", f"Bearer {token}".encode())] if token else []

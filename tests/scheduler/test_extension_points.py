@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import httpx
-
 from kubeclient.events import EventRecorder
 from kubeclient.rest import ConnectionFailed, RestClient
 from kubeclient.transport import Target
@@ -22,6 +20,7 @@ from scheduler.framework import Handle, Outcome, Permission, Profile
 from scheduler.loop import SchedulingLoop
 from scheduler.podinfo import PodInfo, compile_pod
 from scheduler.queue import Place, SchedulingQueue
+from tests.kubeclient.scripted import Scripted
 from tests.scheduler.objects import node, pod
 from tests.scheduler.test_loop import Api, created
 
@@ -89,7 +88,7 @@ def run(
         made.pod_added(each)
 
     async def drive() -> None:
-        async with RestClient(Target("http://api"), transport=httpx.MockTransport(api)) as client:
+        async with RestClient(Target("http://api"), transport=Scripted(api)) as client:
             recorder = EventRecorder(client, "default-scheduler", "here")
             loop = SchedulingLoop(client, made, {profile.scheduler_name: profile}, recorder, random.Random(1))
             async with asyncio.timeout(10), asyncio.TaskGroup() as group:

@@ -9,10 +9,10 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-import httpx
 import orjson
 
 from kubeclient.events import EventRecorder
+from kubeclient.http1.message import Answer, Request
 from kubeclient.rest import RestClient
 from kubeclient.transport import Target
 from scheduler.cluster import Cluster
@@ -21,9 +21,10 @@ from scheduler.config import default_profile
 from scheduler.framework import ClusterEvent, Decision, Failures
 from scheduler.loop import SchedulingLoop, wakes_on
 from scheduler.queue import Place, SchedulingQueue
+from tests.kubeclient.scripted import Scripted, json
 from tests.scheduler.objects import node, pod
 
-Answer = Callable[[httpx.Request], httpx.Response]
+Answer = Callable[[Request], Answer]
 
 
 class Api:
@@ -36,37 +37,37 @@ class Api:
         self.methods: list[str] = []
         self.changed = asyncio.Event()
 
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        body = orjson.loads(request.content) if request.content else {}
+    def __call__(self, request: Request) -> Answer:
+        body = orjson.loads(request.body) if request.body else {}
         self.changed.set()
         self.methods.append(request.method)
-        path = request.extensions["target"].decode()  # the client sends it beside the URL
+        path = request.path
         if path.endswith("/binding"):
             self.bound.append(body)
             return self.bind(request)
         if request.method == "PATCH":
             self.patched.append(body)
-        return httpx.Response(200, json={})
+        return json(200, {})
 
 
-def created(_: httpx.Request) -> httpx.Response:
-    return httpx.Response(201, json={"kind": "Status", "status": "Success"})
+def created(_: Request) -> Answer:
+    return json(201, {"kind": "Status", "status": "Success"})
 
 
-def conflict(_: httpx.Request) -> httpx.Response:
+def conflict(_: Request) -> Answer:
     status = {"kind": "Status", "status": "Failure", "reason": "Conflict", "code": 409, "message": "moved"}
-    return httpx.Response(409, json=status)
+    return json(409, status)
 
 
-def gone(_: httpx.Request) -> httpx.Response:
+def gone(_: Request) -> Answer:
     status = {"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404, "message": "no pod"}
-    return httpx.Response(404, json=status)
+    return json(404, status)
 
 
 async def drive(api: Api, cluster: Cluster, until: Callable[[], bool]) -> None:
     """Run the loop until the condition holds."""
     target = Target("http://api")
-    async with RestClient(target, transport=httpx.MockTransport(api)) as client:
+    async with RestClient(target, transport=Scripted(api)) as client:
         recorder = EventRecorder(client, "default-scheduler", "here")
         profile = default_profile()
         loop = SchedulingLoop(client, cluster, {profile.scheduler_name: profile}, recorder, random.Random(1))
