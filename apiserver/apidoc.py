@@ -28,7 +28,6 @@ NOT_SERVED: tuple[tuple[str, str, str], ...] = (
     ("admissionregistration.k8s.io/v1", "validatingadmissionpolicybindings", "needs CEL in admission"),
     ("admissionregistration.k8s.io/v1", "mutatingadmissionpolicies", "needs CEL in admission"),
     ("admissionregistration.k8s.io/v1", "mutatingadmissionpolicybindings", "needs CEL in admission"),
-    ("apiregistration.k8s.io/v1", "apiservices", "aggregation of other API servers is not there"),
     ("flowcontrol.apiserver.k8s.io/v1", "flowschemas", "flow control has fixed levels (rest/flow.py)"),
     ("flowcontrol.apiserver.k8s.io/v1", "prioritylevelconfigurations", "flow control has fixed levels"),
     ("networking.k8s.io/v1", "ipaddresses", "addresses are bits of one value (registry/allocation.py)"),

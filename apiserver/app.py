@@ -18,6 +18,8 @@ from apimachinery import errors
 from apimachinery.scheme import Scheme
 from apiserver import options
 from apiserver.admission import plugins
+from apiserver.aggregation.controller import Aggregator
+from apiserver.aggregation.remote import ProxyIdentity
 from apiserver.auth import tokens
 from apiserver.auth.authenticate import Authenticates, Authenticator, FrontProxy
 from apiserver.auth.authorize import AlwaysAllow, AlwaysDeny, Authorizer, Union
@@ -161,6 +163,10 @@ class Server:
             f"{values.advertise_address or values.bind_address}:{values.secure_port}",
         )
         openapi = OpenApi(self.scheme, found.group_versions)
+        identity = ProxyIdentity(values.proxy_client_cert_file, values.proxy_client_key_file)
+        self.aggregator = Aggregator(self.registry, self.scheme, found.group_versions(), identity)
+        found.elsewhere = openapi.elsewhere = self.aggregator
+        self.aggregator.changed = openapi.forget_elsewhere
         self.custom_resources = CustomResources(self.registry, self.scheme, openapi)
         inner = shell.build(self.health, found, openapi, self._key_documents if self.verifier else None)
         return Chain(
@@ -171,6 +177,7 @@ class Server:
             flow=FlowControl(values.max_requests_inflight, values.max_mutating_requests_inflight),
             audit=AuditLog(values.audit_log_path) if values.audit_log_path else None,
             impersonate=reviews.Impersonation(self.authorizer),
+            elsewhere=self.aggregator.remote_of,
         )
 
     def _token_requests(self, verbs: Verbs) -> TokenRequests:
@@ -218,6 +225,7 @@ class Server:
                 group.create_task(self.cacher.run(), name="cacher"),
                 group.create_task(self.bootstrap.run(), name="bootstrap"),
                 group.create_task(self.custom_resources.run(), name="custom-resources"),
+                group.create_task(self.aggregator.run(), name="aggregator"),
             ]
             if isinstance(self.store, EtcdStore) and self.values.etcd_compaction_interval:
                 compaction = compact_forever(self.store, self.values.etcd_compaction_interval)

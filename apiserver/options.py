@@ -87,6 +87,14 @@ def _identity(out: Flags) -> None:
         ["X-Remote-Extra-"],
         "Prefixes of headers of further attributes.",
     )
+    out.string("proxy-client-cert-file", "", "Certificate shown to extension API servers (front proxy).")
+    out.string("proxy-client-key-file", "", "Its private key.")
+    out.boolean(
+        "enable-aggregator-routing",
+        True,
+        "Extension API servers are reached at their endpoints; false is not supported, since this host has "
+        "no service network.",
+    )
     out.strings(
         "service-account-issuer", [], "Issuer of service-account tokens; the first signs, all are accepted."
     )
@@ -114,8 +122,14 @@ def check(values: Any) -> list[str]:
     wrong += _range_flaws(values)
     if values.service_account_signing_key_file and not values.service_account_issuer:
         wrong.append("--service-account-issuer must be specified with --service-account-signing-key-file")
-    if bool(values.kubelet_client_certificate) != bool(values.kubelet_client_key):
-        wrong.append("--kubelet-client-certificate and --kubelet-client-key go together")
+    for cert, key in (
+        ("kubelet-client-certificate", "kubelet-client-key"),
+        ("proxy-client-cert-file", "proxy-client-key-file"),
+    ):
+        if bool(getattr(values, cert.replace("-", "_"))) != bool(getattr(values, key.replace("-", "_"))):
+            wrong.append(f"--{cert} and --{key} go together")
+    if not values.enable_aggregator_routing:
+        wrong.append("--enable-aggregator-routing=false is not supported")
     return wrong
 
 

@@ -26,6 +26,7 @@ from apimachinery.patch import json as json_patch
 from apimachinery.scheme import Kind
 from apiserver.admission.base import Plugin
 from apiserver.admission.webhookrules import GROUP, review, wants
+from apiserver.registry.backends import Backends, NoBackend, authority
 from apiserver.registry.call import Call
 from apiserver.registry.patching import clone
 
@@ -128,32 +129,12 @@ class Webhooks(Plugin):
         if service is None:
             return str(config["url"]), ""
         namespace, name, wanted = service["namespace"], service["name"], service.get("port", 443)
-        found = self.context.cached("", "services", namespace, name)
-        if found is None:
-            raise CallFailed(f'failed to call webhook: service "{name}" not found')
-        port = next((item for item in found["spec"].get("ports") or () if item["port"] == wanted), None)
-        if port is None:
-            raise CallFailed(f'failed to call webhook: service "{name}" has no port {wanted}')
-        targets = self._endpoints(namespace, name, port.get("name", ""))
-        if not targets:
-            raise CallFailed(f'failed to call webhook: no endpoints available for service "{name}"')
+        try:
+            found = Backends(self.context.cacher, self.context.scheme).addresses(namespace, name, wanted)
+        except NoBackend as error:
+            raise CallFailed(f"failed to call webhook: {error.dialling()}") from error
         path = "/" + (service.get("path") or "").lstrip("/")
-        return f"https://{random.choice(targets)}{path}", f"{name}.{namespace}.svc"
-
-    def _endpoints(self, namespace: str, name: str, port_name: str) -> list[str]:
-        """`address:port` of every ready endpoint."""
-        kind = self.context.scheme.resource("discovery.k8s.io", "v1", "endpointslices")
-        out = []
-        for entry in self.context.cacher.of(kind).scan(f"{namespace}/") if kind else ():
-            if entry.labels.get("kubernetes.io/service-name") != name:
-                continue
-            slice_ = entry.decoded()
-            ports = [item["port"] for item in slice_.get("ports") or () if item.get("name", "") == port_name]
-            for endpoint in slice_.get("endpoints") or ():
-                if ports and (endpoint.get("conditions") or {}).get("ready") is not False:
-                    address = endpoint["addresses"][0]
-                    out.append(f"[{address}]:{ports[0]}" if ":" in address else f"{address}:{ports[0]}")
-        return out
+        return f"https://{authority(random.choice(found))}{path}", f"{name}.{namespace}.svc"
 
 
 class MutatingAdmissionWebhook(Webhooks):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from apimachinery.scheme import Scheme
 from apiserver.kinds import (
+    apiservices,
     autoscaling,
     autoscalingv1,
     certificates,
@@ -63,6 +64,7 @@ SCHEME = Scheme(
         certificates,
         webhooks,
         customresourcedefinitions,
+        apiservices,
     )
     for kind in family.KINDS
 )

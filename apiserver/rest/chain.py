@@ -63,6 +63,12 @@ class Audit(Protocol):
     def record(self, request: Request, status: int, seconds: float) -> None: ...
 
 
+class Backend(Protocol):
+    """A server that answers in our place."""
+
+    async def handle(self, request: Request) -> Answer: ...
+
+
 class Chain:
     """Answers resource requests by `resources` and hands everything else to the `shell`."""
 
@@ -76,7 +82,9 @@ class Chain:
         flow: FlowControl | None = None,
         audit: Audit | None = None,
         impersonate: Callable[[Request], User] | None = None,
+        elsewhere: Callable[[RequestInfo], Backend | None] | None = None,
     ) -> None:
+        """`elsewhere` knows the other server that a request is for, if it is for another."""
         self._shell = shell
         self._resources = resources
         self._authenticator = authenticator
@@ -84,6 +92,7 @@ class Chain:
         self._flow = flow or FlowControl()
         self._audit = audit
         self._impersonate = impersonate
+        self._elsewhere = elsewhere
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -151,6 +160,8 @@ class Chain:
 
         check(request.info)
         request.authorize = check
+        if self._elsewhere is not None and (backend := self._elsewhere(request.info)) is not None:
+            return await backend.handle(request)
         if request.info.is_resource:
             return await self._resources(request)
         request.scope[STATE] = request

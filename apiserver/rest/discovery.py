@@ -5,10 +5,11 @@ aggregated one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from apimachinery.scheme import Kind, Scheme
-from apiserver.extensions.versions import version_order
+from apiserver.aggregation import local
+from apiserver.aggregation.documents import Documents
 
 Object = dict[str, Any]
 
@@ -46,13 +47,35 @@ SUBRESOURCE_KINDS: Mapping[str, tuple[str, str, str, tuple[str, ...]]] = {
 }
 
 
+class Elsewhere(Protocol):
+    """What other API servers serve (aggregation/controller.py)."""
+
+    def versions(self) -> Mapping[tuple[str, str], Documents | None]: ...
+    def is_fresh(self, item: tuple[str, str]) -> bool: ...
+    def order(self, found: Iterable[tuple[str, str]]) -> dict[str, list[str]]: ...
+
+
+class Nowhere:
+    """This server is alone."""
+
+    def versions(self) -> Mapping[tuple[str, str], Documents | None]:
+        return {}
+
+    def is_fresh(self, item: tuple[str, str]) -> bool:
+        return False
+
+    def order(self, found: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+        return local.ordered(found, {})
+
+
 class Discovery:
-    """Built once from the scheme; documents are values."""
+    """Built once from the scheme; documents are values. `elsewhere` may be set while the server runs."""
 
     def __init__(self, scheme: Scheme, extras: Iterable[Extra], server_address: str) -> None:
         self._scheme = scheme
         self._extras = tuple(extras)
         self._server_address = server_address
+        self.elsewhere: Elsewhere = Nowhere()
 
     def api_versions(self) -> Object:
         addresses = [{"clientCIDR": "0.0.0.0/0", "serverAddress": self._server_address}]
@@ -77,7 +100,7 @@ class Discovery:
 
     def resources(self, group: str, version: str) -> Object | None:
         """The APIResourceList of one version; None when it is not served."""
-        if version not in self._groups().get(group, ()):
+        if (group, version) not in self.group_versions():
             return None
         items: list[Object] = []
         for kind in self._kinds(group, version):
@@ -102,14 +125,7 @@ class Discovery:
         for group, versions in self._groups().items():
             if bool(group) == core:
                 continue
-            listed = [
-                {
-                    "version": name,
-                    "resources": self._aggregated_resources(group, name),
-                    "freshness": "Current",
-                }
-                for name in versions
-            ]
+            listed = [self._aggregated_version(group, name) for name in versions]
             items.append({"metadata": {"name": group} if group else {}, "versions": listed})
         return {
             "kind": "APIGroupDiscoveryList",
@@ -118,21 +134,26 @@ class Discovery:
             "items": items,
         }
 
-    def _aggregated_resources(self, group: str, version: str) -> list[Object]:
-        out = [_aggregated(kind) for kind in self._kinds(group, version)]
-        out += [_aggregated_extra(extra) for extra in self._of(group, version)]
-        return out
+    def _aggregated_version(self, group: str, version: str) -> Object:
+        """A version elsewhere is stale while its server does not answer; what it last said is kept."""
+        fresh, there = True, self.elsewhere.versions()
+        if (group, version) in there:
+            known, fresh = there[(group, version)], self.elsewhere.is_fresh((group, version))
+            resources = list(known.resources) if known else []
+        else:
+            resources = [_aggregated(kind) for kind in self._kinds(group, version)]
+            resources += [_aggregated_extra(extra) for extra in self._of(group, version)]
+        return {"version": version, "resources": resources, "freshness": "Current" if fresh else "Stale"}
 
     def _groups(self) -> dict[str, list[str]]:
-        out = {"": ["v1"], **{group: list(versions) for group, versions in self._scheme.groups().items()}}
-        for extra in self._extras:
-            versions = out.setdefault(extra.group, [])
-            if extra.version not in versions:
-                versions.append(extra.version)
-        return {group: sorted(versions, key=version_order) for group, versions in out.items()}
+        """Everything there is, also elsewhere: group -> versions, in the order that APIServices give."""
+        return self.elsewhere.order(self.group_versions())
 
     def group_versions(self) -> list[tuple[str, str]]:
-        return [(group, version) for group, versions in self._groups().items() for version in versions]
+        """What this server serves itself."""
+        found = {("", "v1"): None, **{(kind.group, kind.version): None for kind in self._scheme}}
+        found.update({(extra.group, extra.version): None for extra in self._extras})
+        return [*found]
 
     def _kinds(self, group: str, version: str) -> list[Kind]:
         return [kind for kind in self._scheme if (kind.group, kind.version) == (group, version)]

@@ -1,13 +1,11 @@
 """Requests that a node's kubelet answers: pods/log, exec, attach, portforward, nodes/proxy.
 
-An upgrade is tunnelled on the transport: both heads are passed on, then bytes in both directions, so
-WebSocket and SPDY work alike. Everything else is relayed as a stream. The kubelet's certificate is always
-verified against its CA.
+Upgrades are tunnelled, everything else is relayed as a stream (rest/relay.py). The kubelet's certificate is
+always verified against its CA.
 """
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
@@ -18,26 +16,14 @@ import httpx
 from apimachinery import errors
 from apimachinery.scheme import Kind, Scheme
 from apiserver.registry.registry import Registry
-from apiserver.rest.message import Answer, Request, Response, Stream, Taken
+from apiserver.rest.message import Answer, Request, Stream
+from apiserver.rest.relay import HOP_HEADERS, chunks, tunnel
 from apiserver.rest.resources import Endpoint
-from componentbase.http.client import dial, read_refusal
-from componentbase.http.stream import RawStream
 
 Object = dict[str, Any]
 
 DEFAULT_PORT = 10250
 CONNECT_SECONDS = 10.0
-HOP_HEADERS = frozenset(
-    {
-        "host",
-        "connection",
-        "authorization",
-        "content-length",
-        "transfer-encoding",
-        "accept-encoding",
-        "keep-alive",
-    }
-)
 UPGRADES = {"exec": "exec", "attach": "attach", "portforward": "portForward"}
 LOG_PARAMETERS = frozenset(
     {
@@ -143,29 +129,13 @@ class NodeProxy:
         raise errors.internal_error(f"no preferred addresses found; known addresses: {sorted(addresses)}")
 
     async def _tunnel(self, request: Request, base: str, path: str, query: list[tuple[str, str]]) -> Answer:
-        take = request.extensions.get("hardway.upgrade")
-        if take is None:
-            raise errors.bad_request("Upgrade request required")
         headers = {name: value for name, value in request.headers.items() if name not in HOP_HEADERS}
         headers["connection"] = "Upgrade"
         url = f"{base}{path}?{urlencode(query)}" if query else base + path
         try:
-            status, answer, upstream = await dial(url, self._context, headers, request.method)
+            return await tunnel(request, url, self._context, headers)
         except (OSError, ValueError) as error:
             raise _unreachable(base, error) from error
-        if status != 101:
-            refused = await read_refusal(status, answer, upstream)
-            return Response(refused.status, refused.body, answer.get("content-type", "text/plain"))
-        lines = [
-            b"HTTP/1.1 101 Switching Protocols",
-            *(f"{name}: {value}".encode("latin-1") for name, value in answer.items()),
-        ]
-        try:
-            downstream = await take(b"\r\n".join(lines) + b"\r\n\r\n")
-            await _join(downstream, upstream)
-        finally:
-            upstream.close()
-        return Taken()
 
     async def _relay(
         self, request: Request, base: str, path: str, query: list[tuple[str, str]], *, text: bool
@@ -175,6 +145,7 @@ class NodeProxy:
             verify=self._context, timeout=httpx.Timeout(CONNECT_SECONDS, read=None), trust_env=False
         )
         headers = {name: value for name, value in request.headers.items() if name not in HOP_HEADERS}
+        headers["accept-encoding"] = "identity"  # the body goes on as it comes, without the answer's headers
         body = await request.body() if request.method not in ("GET", "HEAD") else None
         built = client.build_request(
             request.method, base + path, params=httpx.QueryParams(tuple(query)), headers=headers, content=body
@@ -189,35 +160,16 @@ class NodeProxy:
             detail = (await answer.aread())[:4096].decode(errors="replace").strip()
             await client.aclose()
             raise _from_kubelet(answer.status_code, detail)
-        return Stream(_chunks(client, answer), media, answer.status_code)
+        return Stream(_closing(client, answer), media, answer.status_code)
 
 
-async def _chunks(client: httpx.AsyncClient, answer: httpx.Response) -> AsyncIterator[bytes]:
+async def _closing(client: httpx.AsyncClient, answer: httpx.Response) -> AsyncIterator[bytes]:
+    """The body, and the end of the client that was made for it."""
     try:
-        async for chunk in answer.aiter_raw():
+        async for chunk in chunks(answer):
             yield chunk
     finally:
-        await answer.aclose()
         await client.aclose()
-
-
-async def _join(left: RawStream, right: RawStream) -> None:
-    """Copy in both directions until either side has ended for good."""
-
-    async def copy(source: RawStream, target: RawStream) -> None:
-        while data := await source.read():
-            await target.write(data)
-        target.write_eof()
-
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(copy(left, right), name="tunnel-up")
-            tasks.create_task(copy(right, left), name="tunnel-down")
-    except* (OSError, ConnectionError):
-        pass
-    finally:
-        left.close()
-        right.close()
 
 
 def _container(pod: Object, wanted: str) -> str:

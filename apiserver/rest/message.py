@@ -127,7 +127,9 @@ def warning_header(text: str) -> bytes:
 
 def head_of(answer: Response | Stream, warnings: list[str]) -> list[tuple[bytes, bytes]]:
     """Response headers in ASGI form."""
-    out = [(b"content-type", answer.content_type.encode()), (b"cache-control", b"no-cache, private")]
+    out = [(b"content-type", answer.content_type.encode())]
+    if "cache-control" not in answer.headers:
+        out.append((b"cache-control", b"no-cache, private"))
     if isinstance(answer, Response):
         out.append((b"content-length", str(len(answer.body)).encode()))
     out += [(name.lower().encode(), value.encode("latin-1")) for name, value in answer.headers.items()]

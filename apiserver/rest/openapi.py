@@ -16,7 +16,9 @@ import orjson
 from apimachinery.schema import openapi
 from apimachinery.schema.decode import definition_of
 from apimachinery.scheme import Kind, Scheme
+from apiserver.aggregation.documents import openapi_path
 from apiserver.extensions.serving import LIST_META, OBJECT_META, CustomKind, definition_name, openapi_schemas
+from apiserver.rest.discovery import Elsewhere, Nowhere
 from componentbase.version import GIT_VERSION
 
 Object = dict[str, Any]
@@ -34,12 +36,19 @@ PATCHES = (
 
 
 class OpenApi:
-    """Documents are made when first asked for and kept."""
+    """Documents are made when first asked for and kept. What is served elsewhere stands in the index (its
+    server answers for the document itself) and in the v2 document, where our definitions win over theirs.
+    """
 
     def __init__(self, scheme: Scheme, group_versions: Callable[[], Iterable[tuple[str, str]]]) -> None:
         self._scheme = scheme
         self._group_versions = group_versions
         self._documents: dict[str, tuple[bytes, str]] = {}
+        self.elsewhere: Elsewhere = Nowhere()
+
+    def forget_elsewhere(self) -> None:
+        """What other servers serve has changed."""
+        self._documents.pop("v2", None)
 
     def forget(self, group: str, version: str) -> None:
         """The kinds of a group version have changed: its document, and that of everything, are made again."""
@@ -53,6 +62,9 @@ class OpenApi:
             document = self.v3(path)
             assert document is not None
             paths[path] = {"serverRelativeURL": f"/openapi/v3/{path}?hash={document[1]}"}
+        for item, known in self.elsewhere.versions().items():
+            if known is not None and known.openapi_v3:
+                paths[openapi_path(item)] = {"serverRelativeURL": known.openapi_v3}
         return orjson.dumps({"paths": paths})
 
     def v3(self, path: str) -> tuple[bytes, str] | None:
@@ -71,7 +83,9 @@ class OpenApi:
             names = [name for gv in self._group_versions() for name in openapi.definitions_of(*gv)]
             made = {**openapi.schemas(names), **self._custom(*self._group_versions())}
             text = orjson.dumps(made).replace(b"#/components/schemas/", b"#/definitions/")
-            document = {"swagger": "2.0", "info": INFO, "paths": {}, "definitions": orjson.loads(text)}
+            others = [known.definitions for known in self.elsewhere.versions().values() if known]
+            merged = {name: schema for one in others for name, schema in one.items()} | orjson.loads(text)
+            document = {"swagger": "2.0", "info": INFO, "paths": {}, "definitions": merged}
             self._documents["v2"] = _hashed(document)
         return self._documents["v2"]
 

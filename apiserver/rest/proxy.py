@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from apimachinery import errors
 from apimachinery.scheme import Kind, Scheme
+from apiserver.registry.backends import SERVICE_NAME, authority, ready
 from apiserver.registry.registry import Registry
 from apiserver.rest.kubelet import NodeProxy
 from apiserver.rest.message import Answer, Request
@@ -66,14 +67,14 @@ class BackendProxy(NodeProxy):
         kind = self._scheme.resource("discovery.k8s.io", "v1", "endpointslices")
         found = []
         for entry in self._registry.cacher.of(kind).scan(f"{namespace}/") if kind else ():
-            if entry.labels.get("kubernetes.io/service-name") == name:
-                found += _ready(entry.decoded(), chosen.get("name", ""))
+            if entry.labels.get(SERVICE_NAME) == name:
+                found += ready(entry.decoded(), chosen.get("name", ""))
         if not found:
             raise errors.service_unavailable(f'no endpoints available for service "{name}"')
         return random.choice(found)
 
     async def _hand_on(self, request: Request, scheme: str, address: str, port: int) -> Answer:
-        base = f"{scheme}://[{address}]:{port}" if ":" in address else f"{scheme}://{address}:{port}"
+        base = f"{scheme}://{authority((address, port))}"
         query = [(key, value) for key, values in request.info.query.items() for value in values]
         path = "/" + quote(request.info.tail)
         if "hardway.upgrade" in request.extensions:
@@ -104,15 +105,6 @@ def _pod_port(pod: Object, wanted: str, scheme: str) -> int:
     if wanted:
         raise errors.bad_request(f'pod {pod["metadata"]["name"]} has no port named "{wanted}"')
     return 443 if scheme == "https" else 80
-
-
-def _ready(endpoint_slice: Object, port_name: str) -> list[tuple[str, int]]:
-    ports = [port["port"] for port in endpoint_slice.get("ports") or () if port.get("name", "") == port_name]
-    return [
-        (endpoint["addresses"][0], int(ports[0]))
-        for endpoint in endpoint_slice.get("endpoints") or ()
-        if ports and (endpoint.get("conditions") or {}).get("ready") is not False
-    ]
 
 
 def _unverified() -> ssl.SSLContext:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
 from componentbase.http.stream import RawStream
 from componentbase.tasks import deadline
+
+Headers = Mapping[str, str] | Iterable[tuple[str, str]]  # pairs may give a name several times
 
 MAX_HEAD = 64 * 1024
 DIAL_TIMEOUT = 30.0
@@ -27,7 +29,7 @@ class UpgradeRefused(Exception):
 async def dial(
     url: str,
     ssl_context: ssl.SSLContext | None = None,
-    headers: Mapping[str, str] | None = None,
+    headers: Headers | None = None,
     method: str = "GET",
     *,
     timeout: float = DIAL_TIMEOUT,
@@ -83,14 +85,15 @@ def _target(url: str) -> str:
     return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
-def _request_head(method: str, authority: str, target: str, headers: Mapping[str, str]) -> bytes:
+def _request_head(method: str, authority: str, target: str, headers: Headers) -> bytes:
     lines = [f"{method} {target} HTTP/1.1", f"Host: {authority.rpartition('@')[2]}"]
-    lowered = {name.lower() for name in headers}
+    pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
+    lowered = {name.lower() for name, _ in pairs}
     if "connection" not in lowered:
         lines.append("Connection: Upgrade")
     if method != "GET" and "content-length" not in lowered:
         lines.append("Content-Length: 0")
-    lines += [f"{name}: {value}" for name, value in headers.items()]
+    lines += [f"{name}: {value}" for name, value in pairs]
     if any("\r" in line or "\n" in line for line in lines):
         raise ValueError("a request line or header contains a line break")
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")

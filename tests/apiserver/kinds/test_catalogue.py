@@ -61,6 +61,7 @@ csidrivers - CSIDriver
 csinodes - CSINode
 volumeattachments - VolumeAttachment
 customresourcedefinitions crd,crds CustomResourceDefinition
+apiservices - APIService
 mutatingwebhookconfigurations - MutatingWebhookConfiguration
 validatingwebhookconfigurations - ValidatingWebhookConfiguration
 """
@@ -88,6 +89,7 @@ def test_storage_prefixes_are_the_real_ones() -> None:
         "ingresses": "ingress",
         "ingressclasses": "ingressclass",
         "customresourcedefinitions": "apiextensions.k8s.io/customresourcedefinitions",
+        "apiservices": "apiregistration.k8s.io/apiservices",
     }
     for kind in KINDS:
         assert kind.storage_prefix == special.get(kind.resource, kind.resource)
