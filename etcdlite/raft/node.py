@@ -70,6 +70,9 @@ class Ready:
 
 
 _LEADERS_OWN = (m.AppendRequest, m.HeartbeatRequest, m.InstallSnapshot, m.TimeoutNow)
+# Answers. Only members are asked, so an answer of anybody else was overtaken by a removal. Its term, which a
+# member that does not know of its removal raises for ever, must not depose a leader (dissertation, 4.2.3).
+_REPLIES = (m.PreVoteReply, m.VoteReply, m.AppendReply, m.HeartbeatReply)
 
 Handler = Callable[[Raft, Any], None]
 
@@ -130,6 +133,8 @@ class RawNode:
             self._step_proposal(message)
         elif isinstance(message, m.TransferRequest):
             election.transfer(self.raft, message.target)
+        elif isinstance(message, _REPLIES) and message.sender not in self.raft.conf.nodes():
+            return
         elif message.term == 0 or self._accept_term(message):
             self._dispatch(message)
 

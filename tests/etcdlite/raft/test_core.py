@@ -32,6 +32,24 @@ def test_a_pre_vote_changes_nothing_for_those_who_hear_a_leader() -> None:
     assert (cluster.core(3).raft.role, cluster.core(3).raft.leader) == (Role.FOLLOWER, 1)
 
 
+@pytest.mark.parametrize(
+    "reply",
+    [
+        m.AppendReply(NodeId(3), NodeId(1), Term(9), Index(0)),
+        m.HeartbeatReply(NodeId(3), NodeId(1), Term(9), read_round=0),
+        m.VoteReply(NodeId(3), NodeId(1), Term(9), rejected=True),
+        m.PreVoteReply(NodeId(3), NodeId(1), Term(9), rejected=True),
+    ],
+    ids=lambda reply: type(reply).__name__,
+)
+def test_a_late_answer_of_a_removed_member_does_not_depose_the_leader(reply: m.Message) -> None:
+    """Simulation, seed 9753: a member that never learned of its removal answered an append of long ago."""
+    cluster = Cluster([node(1, conf(1, 2)), node(2, conf(1, 2))])
+    leader = cluster.elect(1)
+    leader.step(reply)
+    assert (leader.raft.role, leader.raft.term) == (Role.LEADER, 1)
+
+
 def test_a_vote_leaves_only_when_it_is_on_disk() -> None:
     voter = node(2, conf(1, 2, 3))
     voter.step(m.VoteRequest(NodeId(1), NodeId(2), Term(4), Index(0), Term(0)))
