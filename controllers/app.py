@@ -18,12 +18,10 @@ from componentbase.flags import Values
 from componentbase.health import Health
 from componentbase.http.server import serve
 from controllers import credentials, registry
-from controllers.cloud import Cloud
 from controllers.fence import Fence, FencedTransport, NotingTransport
 from controllers.flags import BadFlags, declare, to_options
 from controllers.guard import Guard
 from controllers.options import Options
-from controllers.route.lab import load_cloud
 from controllers.runtime import Context, Runnable
 from kubeclient import transport
 from kubeclient.events import EventRecorder
@@ -46,10 +44,8 @@ class LeaseLost(Exception):
 class Manager:
     """One process' share of the work: serve health, wait for the lease, run the loops."""
 
-    def __init__(
-        self, values: Values, options: Options, entries: Sequence[registry.Entry], cloud: Cloud | None
-    ) -> None:
-        self._values, self._options, self._entries, self._cloud = values, options, entries, cloud
+    def __init__(self, values: Values, options: Options, entries: Sequence[registry.Entry]) -> None:
+        self._values, self._options, self._entries = values, options, entries
         self._clock = RealClock()
         self._recorders: dict[str, EventRecorder] = {}
         lease = LEASES.path(values.leader_elect_resource_namespace, values.leader_elect_resource_name)
@@ -113,7 +109,6 @@ class Manager:
             clock=self._clock,
             options=self._options,
             recorder=lambda component: self._recorder(client, component),
-            cloud=self._cloud,
             accounts=accounts,
         )
         controllers = [entry.build(ctx) for entry in self._entries]
@@ -168,7 +163,6 @@ def main(argv: Sequence[str]) -> int:
     try:
         options = to_options(values)
         selected = registry.select(values.controllers)
-        cloud = load_cloud(values.cloud_provider, values.cloud_config)
     except (BadFlags, registry.UnknownController, ValueError, OSError) as error:
         print(f"{AGENT}: {error}", file=sys.stderr)
         return 2
@@ -178,4 +172,4 @@ def main(argv: Sequence[str]) -> int:
             log.warning("controller skipped", extra={"controller": entry.name, "needs": missing})
         else:
             entries.append(entry)
-    return tasks.run(lambda: Manager(values, options, entries, cloud).run())
+    return tasks.run(lambda: Manager(values, options, entries).run())

@@ -110,10 +110,7 @@ def _declare_nodes(flags: Flags) -> None:
     flags.string("service-cluster-ip-range", "", "CIDR of Services, which no node gets.")
     flags.integer("node-cidr-mask-size", DEFAULTS.node_cidr_mask_size, "Prefix length of a node's pod CIDR.")
     flags.string("cluster-name", DEFAULTS.cluster_name, "Prefix of what is made in the cloud.")
-    flags.string("cloud-provider", "", "Cloud whose routes are kept (lab).")
-    flags.string("cloud-config", "", "The cloud's configuration file.")
-    flags.boolean("configure-cloud-routes", True, "Keep routes to pod CIDRs in the cloud.")
-    flags.duration("route-reconciliation-period", "10s", "Time between looks at routes.")
+    flags.string("cloud-provider", "", "Who looks after the cloud.", choices=("", "external"))
 
 
 class BadFlags(ValueError):

@@ -47,12 +47,9 @@ class Options:
     unhealthy_zone_threshold: float = 0.55
 
     allocate_node_cidrs: bool = False
-    configure_cloud_routes: bool = True
-    cloud_provider: str = ""
     cluster_cidr: str = ""
     service_cluster_ip_range: str = ""
     node_cidr_mask_size: int = 24
-    route_reconciliation_period: float = 10.0
     cluster_name: str = "kubernetes"
     root_ca_pem: str = ""
     cluster_signing_cert_file: str = ""

@@ -27,7 +27,6 @@ from controllers.options import Options
 from controllers.podgc import PodGarbageCollector
 from controllers.quota import ResourceQuotaController
 from controllers.replicaset import ReplicaSetController, ReplicationControllerController
-from controllers.route import RouteController
 from controllers.runtime import Context, Runnable
 from controllers.serviceaccount import RootCAPublisher, ServiceAccountController
 from controllers.statefulset import StatefulSetController
@@ -58,12 +57,6 @@ def _ipam(options: Options) -> str:
     return "" if options.allocate_node_cidrs else "--allocate-node-cidrs"
 
 
-def _route(options: Options) -> str:
-    if not options.cloud_provider or not options.configure_cloud_routes:
-        return "--cloud-provider" if not options.cloud_provider else "--configure-cloud-routes"
-    return _ipam(options)
-
-
 def _root_ca(options: Options) -> str:
     return "" if options.root_ca_pem else "--root-ca-file"
 
@@ -76,18 +69,12 @@ def _account_key(options: Options) -> str:
     return "" if options.service_account_private_key_file else "--service-account-private-key-file"
 
 
-def _build_route(ctx: Context) -> Runnable:
-    assert ctx.cloud is not None
-    return RouteController(ctx, ctx.cloud)
-
-
 CONTROLLERS: Sequence[Entry] = (
     Entry(NamespaceController, "namespace", NamespaceController),
     Entry(ServiceAccountController, "serviceaccount", ServiceAccountController),
     Entry(TokensController, "serviceaccount-token", TokensController, _account_key),
     Entry(RootCAPublisher, "root-ca-cert-publisher", RootCAPublisher, _root_ca),
     Entry(NodeIPAMController, "nodeipam", NodeIPAMController, _ipam),
-    Entry(RouteController, "route", _build_route, _route),
     Entry(NodeLifecycleController, "nodelifecycle", NodeLifecycleController),
     Entry(TaintEvictionController, "taint-eviction", TaintEvictionController),
     Entry(

@@ -15,7 +15,6 @@ from typing import ClassVar, Protocol
 from apimachinery import errors
 from componentbase.clock import TimerClock
 from controllers import objects as o
-from controllers.cloud import Cloud
 from controllers.objects import Object
 from controllers.options import Options
 from controllers.written import Written
@@ -46,7 +45,6 @@ class Context:
     clock: TimerClock
     options: Options
     recorder: Callable[[str], Recorder]  # by component, e.g. "replicaset-controller"
-    cloud: Cloud | None = None
     accounts: Mapping[str, RestClient] = field(default_factory=dict)
 
     def client_for(self, account: str) -> RestClient:

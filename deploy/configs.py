@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from deploy.topology import API_PORT, Host, Topology
-from deploy.units import CONTAINERD_SOCKET, ETC, OUTSIDE_FD_VARIABLE, PKI, ROUTER_NETNS
+from deploy.units import CLOUD_CONFIG, CONTAINERD_SOCKET, ETC, OUTSIDE_FD_VARIABLE, PKI, ROUTER_NETNS
 
 PAUSE_IMAGE = "registry.k8s.io/pause:3.9"
 CNI_BIN = "/usr/lib/cni"
@@ -209,9 +209,18 @@ def scheduler_config() -> str:
     )
 
 
-def cloud_config() -> str:
-    """What the controller-manager's provider `lab` needs: the namespace in which it programs routes."""
-    return _yaml({"router": {"netns": ROUTER_NETNS}})
+def cloud_config(topology: Topology) -> str:
+    """What the cloud `lab` is to the cloud-controller-manager: its router, its balancers' addresses, its
+    machines."""
+    pool = topology.network.load_balancers
+    workers = topology.by_role("worker")
+    document: dict[str, Any] = {"cluster": topology.name, "router": {"netns": ROUTER_NETNS}}
+    if pool is not None:
+        document["balancers"] = {"pool": str(pool)}
+    document["instances"] = [
+        {"name": host.name, "address": host.address, "type": "lab.host"} for host in workers
+    ]
+    return _yaml(document)
 
 
 def files_for(topology: Topology, host: Host, machine: Machine) -> dict[str, str]:
@@ -223,7 +232,7 @@ def files_for(topology: Topology, host: Host, machine: Machine) -> dict[str, str
     }
     if host.role == "controller":
         files[f"{ETC}/scheduler-config.yaml"] = scheduler_config()
-        files[f"{ETC}/cloud-config.yaml"] = cloud_config()
+        files[CLOUD_CONFIG] = cloud_config(topology)
     elif host.role == "worker":
         files[f"{ETC}/kubelet-config.yaml"] = kubelet_config(topology)
         files[f"{ETC}/kube-proxy-config.yaml"] = kube_proxy_config(topology)

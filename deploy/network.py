@@ -25,6 +25,8 @@ ROUTER_SYSCTLS = {
     "net/ipv4/conf/default/send_redirects": "0",
     "net/ipv4/conf/all/rp_filter": "0",
     "net/ipv4/conf/default/rp_filter": "0",
+    # Connections to a load balancer are spread by their ports as well: one client, several nodes.
+    "net/ipv4/fib_multipath_hash_policy": "1",
 }
 HOST_SYSCTLS = {
     "net/ipv4/ip_forward": "1",

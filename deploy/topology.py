@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -47,6 +48,7 @@ class Network:
     cluster_dns: str
     cluster_domain: str
     proxy_mode: str = "nftables"  # KubeProxyConfiguration.mode
+    load_balancers: ipaddress.IPv4Network | None = None  # addresses for Services of type LoadBalancer
 
     @property
     def service_ip(self) -> str:
@@ -154,6 +156,10 @@ def _network_of(where: str, text: str) -> ipaddress.IPv4Network:
         raise TopologyError(f"{where}: {text!r} is not an IPv4 network") from error
 
 
+def _optional_network(where: str, value: object) -> ipaddress.IPv4Network | None:
+    return None if value is None else _network_of(where, str(value))
+
+
 def _parse_network(value: object) -> Network:
     section = _Section("network.", value)
     router_text = section.string("router")
@@ -169,6 +175,7 @@ def _parse_network(value: object) -> Network:
         cluster_dns=str(_address("network.clusterDNS", section.string("clusterDNS"))),
         cluster_domain=section.string("clusterDomain", "cluster.local"),
         proxy_mode=section.string("proxyMode", "nftables"),
+        load_balancers=_optional_network("network.loadBalancers", section.take("loadBalancers", None)),
     )
     section.done()
     if network.proxy_mode not in PROXY_MODES:
@@ -177,11 +184,18 @@ def _parse_network(value: object) -> Network:
         raise TopologyError(f"network.nodeMaskSize: must lie between {network.pods.prefixlen + 1} and 30")
     if _address("network.clusterDNS", network.cluster_dns) not in network.services:
         raise TopologyError("network.clusterDNS: must lie in network.services")
-    ranges = {"router": router.network, "pods": network.pods, "services": network.services}
-    for one, other in (("router", "pods"), ("router", "services"), ("pods", "services")):
+    _check_disjoint(network)
+    return network
+
+
+def _check_disjoint(network: Network) -> None:
+    """Every range of the lab is routed differently: none may lie in another. Raises TopologyError."""
+    ranges = {"router": network.router.network, "pods": network.pods, "services": network.services}
+    if network.load_balancers is not None:
+        ranges["loadBalancers"] = network.load_balancers
+    for one, other in itertools.combinations(ranges, 2):
         if ranges[one].overlaps(ranges[other]):
             raise TopologyError(f"network.{other}: overlaps network.{one}")
-    return network
 
 
 def _parse_host(index: int, value: object, network: Network) -> Host:

@@ -16,6 +16,7 @@ from deploy.topology import API_PORT, Host, Topology, TopologyError
 ETC = "/etc/kubernetes"
 PKI = f"{ETC}/pki"
 CONTAINERD_SOCKET = "unix:///run/containerd/containerd.sock"
+CLOUD_CONFIG = f"{ETC}/cloud-config.yaml"
 ROUTER_NETNS = "/run/hardway/router.netns"
 OUTSIDE_FD_VARIABLE = "HARDWAY_OUTSIDE_FD"
 
@@ -138,10 +139,24 @@ def _controllers(topology: Topology, host: Host) -> Unit:
         "cluster-signing-cert-file": f"{PKI}/ca.pem",
         "cluster-signing-key-file": f"{PKI}/ca-key.pem",
         "use-service-account-credentials": "true",
-        "cloud-provider": "lab",
-        "cloud-config": f"{ETC}/cloud-config.yaml",
+        "cloud-provider": "external",
     }
     return Unit(name="controllers", package="controllers", flags=flags)
+
+
+def _cloudcontroller(topology: Topology, host: Host) -> Unit:
+    flags = {
+        "kubeconfig": f"{ETC}/cloud-controller-manager.kubeconfig",
+        "leader-elect": "true",
+        "bind-address": "0.0.0.0",
+        "secure-port": "10258",
+        "cloud-provider": "lab",
+        "cloud-config": CLOUD_CONFIG,
+        "cluster-name": topology.name,
+        "allocate-node-cidrs": "true",
+        "cluster-cidr": str(topology.network.pods),
+    }
+    return Unit(name="cloudcontroller", package="cloudcontroller", flags=flags)
 
 
 def _scheduler(topology: Topology, host: Host) -> Unit:
@@ -166,6 +181,7 @@ def _kubelet(cgroup_root: str) -> Callable[[Topology, Host], Unit]:
             "kubeconfig": f"{ETC}/kubelet.kubeconfig",
             "hostname-override": host.name,
             "node-ip": host.address,
+            "cloud-provider": "external",
             "container-runtime-endpoint": CONTAINERD_SOCKET,
             "cgroup-root": cgroup_root,
         }
@@ -196,7 +212,7 @@ def _override(unit: Unit, topology: Topology) -> Unit:
 
 
 TABLE: Mapping[str, tuple[str, ...]] = {
-    "controller": ("etcdlite", "apiserver", "controllers", "scheduler"),
+    "controller": ("etcdlite", "apiserver", "controllers", "scheduler", "cloudcontroller"),
     "worker": ("containerd", "kubelet", "kubeproxy"),
     "balancer": ("haproxy",),
 }
@@ -216,6 +232,7 @@ def units_for(topology: Topology, host: Host, *, cgroup_root: str) -> tuple[Unit
         "apiserver": _apiserver,
         "controllers": _controllers,
         "scheduler": _scheduler,
+        "cloudcontroller": _cloudcontroller,
         "containerd": _containerd,
         "kubelet": _kubelet(cgroup_root),
         "kubeproxy": _kubeproxy,

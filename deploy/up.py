@@ -29,7 +29,7 @@ from deploy.images import catalogue
 from deploy.images.catalogue import Archive
 from deploy.state import State
 from deploy.topology import API_PORT, Host, Topology
-from deploy.units import OUTSIDE_FD_VARIABLE, Unit, packages_of, units_for
+from deploy.units import CLOUD_CONFIG, OUTSIDE_FD_VARIABLE, Unit, packages_of, units_for
 from pki import kubeconfig, layout
 from pki.layout import Inventory
 
@@ -190,6 +190,14 @@ class Raise:
     # -- hosts
     # -------------------------------------------------------------------------------------------------
 
+    def tell_the_cloud(self, up: Iterable[Host]) -> None:
+        """On controllers that were up already: the machines of the topology as it is now."""
+        files = {CLOUD_CONFIG: (configs.cloud_config(self.topology).encode(), 0o644)}
+        for host in up:
+            if host.role == "controller":
+                with contextlib.suppress(HostDown):
+                    hosts.write_files(Path(f"/proc/{self.control(host).pid()}/root"), files)
+
     def start_stopped_units(self, up: Iterable[Host]) -> None:
         """On hosts that were up already: start what was stopped."""
         for host in up:
@@ -310,7 +318,9 @@ class Raise:
         if down:
             self.warm(unit for host in down for unit in self.units(host))
             self.raise_hosts(down, inventory)
-        self.start_stopped_units(host for host in self.topology.hosts if host not in down)
+        up = [host for host in self.topology.hosts if host not in down]
+        self.tell_the_cloud(up)
+        self.start_stopped_units(up)
         goals = list(self.goals(inventory, images))
         try:
             return pursue(goals, timeout=self.timeout, on_reached=lambda goal: self.report.step(goal.name))

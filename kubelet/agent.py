@@ -64,6 +64,8 @@ class Settings:
     node_ips: tuple[str, ...]
     root: Path
     log_root: str = "/var/log/pods"
+    external_cloud: bool = False  # --cloud-provider=external
+    provider_id: str = ""
 
 
 class Source(Protocol):
@@ -103,6 +105,8 @@ class Kubelet:
             version.GIT_VERSION,
             (config.system_reserved, config.kube_reserved),
             config.taints,
+            settings.external_cloud,
+            settings.provider_id,
         )
         self.allocatable = allocatable(self.spec, self.machine)
         self.node_facts = self._facts()

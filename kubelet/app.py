@@ -36,6 +36,8 @@ def flags() -> Flags:
     made.string("cert-dir", "/var/lib/kubelet/pki", "where certificates that were asked for are kept")
     made.string("hostname-override", "", "the node's name, instead of the host name")
     made.string("node-ip", "", "the node's addresses, comma separated; by default found out")
+    made.string("provider-id", "", "what the cloud calls this node")
+    made.string("cloud-provider", "", "who looks after the cloud", choices=("", "external"))
     made.string("container-runtime-endpoint", "", "CRI endpoint, unix:///path")
     made.string("cgroup-root", "", "cgroup below which pods live")
     made.string("root-dir", "/var/lib/kubelet", "where pods keep their volumes")
@@ -60,7 +62,10 @@ def settings_from(values: Any) -> Settings:
         raise ConfigurationError("rotateCertificates is supported only with --bootstrap-kubeconfig")
     name = values.hostname_override or socket.gethostname().lower()
     ips = tuple(ip for ip in values.node_ip.split(",") if ip) or (_own_address(),)
-    return Settings(config, name, ips, Path(values.root_dir), values.pod_log_dir)
+    external = values.cloud_provider == "external"
+    return Settings(
+        config, name, ips, Path(values.root_dir), values.pod_log_dir, external, values.provider_id
+    )
 
 
 def _own_address() -> str:

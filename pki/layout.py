@@ -85,6 +85,7 @@ def _shared_leaves(names: ClusterNames) -> Iterator[Leaf]:
         ("admin", "admin", ("system:masters",)),
         ("controller-manager", "system:kube-controller-manager", ("system:kube-controller-manager",)),
         ("scheduler", "system:kube-scheduler", ("system:kube-scheduler",)),
+        ("cloud-controller-manager", "system:cloud-controller-manager", ()),
         ("kube-proxy", "system:kube-proxy", ("system:node-proxier",)),
         ("apiserver-kubelet-client", "kube-apiserver-kubelet-client", ()),
     ):
@@ -148,7 +149,7 @@ class Inventory:
         files = {f"/etc/kubernetes/pki/{stem}.pem": self.path(f"{stem}.pem") for stem in stems}
         files["/etc/kubernetes/encryption-config.yaml"] = self.path("encryption-config.yaml")
         files["/etc/kubernetes/admin.kubeconfig"] = self.path("admin-inside.kubeconfig")
-        for user in ("controller-manager", "scheduler"):
+        for user in ("controller-manager", "scheduler", "cloud-controller-manager"):
             files[f"/etc/kubernetes/{user}.kubeconfig"] = self.path(f"{user}.kubeconfig")
         files["/etc/etcd/ca.pem"] = self.path("etcd-ca.pem")
         for name in ("server", "server-key", "peer", "peer-key"):
@@ -176,6 +177,8 @@ def _kubeconfigs(names: ClusterNames) -> Iterator[tuple[str, str, str, str]]:
         names.server,
     )
     yield "scheduler.kubeconfig", "scheduler", "system:kube-scheduler", names.server
+    cloud = "cloud-controller-manager"
+    yield f"{cloud}.kubeconfig", cloud, f"system:{cloud}", names.server
     yield "kube-proxy.kubeconfig", "kube-proxy", "system:kube-proxy", names.server
     for host in names.workers:
         yield f"{host}/kubelet.kubeconfig", f"{host}/kubelet", f"system:node:{host}", names.server

@@ -81,7 +81,15 @@ def _patch_allocated(fresh: Object, stored: Mapping[str, Any]) -> None:
 
 def _drop_for_type(fresh: Object, stored: Mapping[str, Any] | None) -> None:
     """Fields of a type that the service no longer has, when the caller did not set them anew."""
-    if stored is None or fresh.get("type") == stored.get("type"):
+    if stored is None:
+        return
+    if (
+        not needs_health_port(fresh)
+        and needs_health_port(stored)
+        and fresh.get("healthCheckNodePort") == stored.get("healthCheckNodePort")
+    ):
+        fresh.pop("healthCheckNodePort", None)
+    if fresh.get("type") == stored.get("type"):
         return
     if fresh.get("type") == "ExternalName":
         for name in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"):
@@ -98,6 +106,11 @@ def _drop_for_type(fresh: Object, stored: Mapping[str, Any] | None) -> None:
         for name in ("allocateLoadBalancerNodePorts", "loadBalancerClass", "healthCheckNodePort"):
             if fresh.get(name) == stored.get(name):
                 fresh.pop(name, None)
+
+
+def needs_health_port(spec: Mapping[str, Any]) -> bool:
+    """Whether the Service is a load balancer that only sends to nodes with endpoints of their own."""
+    return spec.get("type") == "LoadBalancer" and spec.get("externalTrafficPolicy") == "Local"
 
 
 def _validate_service(service: Object) -> Iterator[Cause]:
@@ -217,6 +230,10 @@ def _validate_service_update(new: Object, old: Object) -> Iterator[Cause]:
     fresh, stored = spec_of(new), spec_of(old)
     if "ExternalName" in (fresh.get("type"), stored.get("type")):
         return
+    health = stored.get("healthCheckNodePort")
+    wanted = fresh.get("healthCheckNodePort") or health
+    if needs_health_port(fresh) and needs_health_port(stored) and health and wanted != health:
+        yield field.invalid("spec.healthCheckNodePort", wanted, "field is immutable")
     before, after = stored.get("clusterIPs") or (), fresh.get("clusterIPs") or ()
     if before and (not after or after[0] != before[0]):
         yield field.invalid("spec.clusterIPs[0]", after[0] if after else None, "may not change once set")

@@ -18,6 +18,7 @@ from typing import Any
 
 from apimachinery import errors, field
 from apimachinery.errors import Cause
+from apiserver.kinds.services import needs_health_port
 from apiserver.options import node_ports
 from apiserver.registry import faults
 from apiserver.storage import codec
@@ -181,6 +182,7 @@ class ServiceAllocator:
             try:
                 await self._take_ip(new, old, out)
                 await self._take_ports(new, old, out)
+                await self._take_health_port(new, old, out)
             except StorageError as error:
                 await out.rollback()
                 raise faults.as_status(error) from error
@@ -257,8 +259,21 @@ class ServiceAllocator:
                 port["nodePort"] = self._port_range[number]
             else:
                 port["nodePort"] = wanted
-                await self._claim_port(new, index, wanted, held, out)
+                await self._claim_port(new, f"spec.ports[{index}].nodePort", wanted, held, out)
             given[port["port"]] = port["nodePort"]
+
+    async def _take_health_port(self, new: Object, old: Object | None, out: ServiceReservation) -> None:
+        """`healthCheckNodePort`, by which balancers find the nodes with endpoints of their own."""
+        if not needs_health_port(new["spec"]):
+            return
+        wanted = new["spec"].get("healthCheckNodePort")
+        if wanted:
+            held = self._ports_of(old)
+            await self._claim_port(new, "spec.healthCheckNodePort", wanted, held, out)
+        else:
+            number = await self._any_port()
+            out.taken[1].add(number)
+            new["spec"]["healthCheckNodePort"] = self._port_range[number]
 
     async def _any_port(self) -> int:
         try:
@@ -267,9 +282,9 @@ class ServiceAllocator:
             raise errors.internal_error("failed to allocate a nodePort: range is full") from None
 
     async def _claim_port(
-        self, new: Object, index: int, wanted: int, held: set[int], out: ServiceReservation
+        self, new: Object, path: str, wanted: int, held: set[int], out: ServiceReservation
     ) -> None:
-        path, name = f"spec.ports[{index}].nodePort", new["metadata"]["name"]
+        name = new["metadata"]["name"]
         if wanted not in self._port_range:
             shown = f"{self._port_range[0]}-{self._port_range[-1]}"
             why = f"provided port is not in the valid range. The range of valid ports is {shown}"
@@ -305,7 +320,9 @@ class ServiceAllocator:
         spec = (service or {}).get("spec") or {}
         if spec.get("type") not in NODE_PORT_TYPES:
             return set()
-        ports = (port.get("nodePort") for port in spec.get("ports") or [])
+        ports = [port.get("nodePort") for port in spec.get("ports") or []]
+        if needs_health_port(spec):
+            ports.append(spec.get("healthCheckNodePort"))
         return {self._port_range.index(port) for port in ports if port in self._port_range}
 
 
@@ -321,6 +338,9 @@ def inherit(new: Object, old: Object) -> None:
         for name in ("clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"):
             if spec.get(name) == before.get(name):
                 spec.pop(name, None)
+    health = before.get("healthCheckNodePort")
+    if health and needs_health_port(spec) and needs_health_port(before):
+        spec.setdefault("healthCheckNodePort", health)
     if spec.get("type") in NODE_PORT_TYPES and before.get("type") in NODE_PORT_TYPES:
         known = {
             (port["port"], port.get("protocol", "TCP")): port.get("nodePort")

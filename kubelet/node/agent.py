@@ -126,7 +126,10 @@ class NodeAgent:
         old = (self._node.get("status") or {}).get("conditions") or []
         made = conditions(self._pressures(), problems, old, self._clock.now())
         self.ready = not problems
-        return node_status(self._spec, self._machine, version=version, images=images, made=made)
+        status = node_status(self._spec, self._machine, version=version, images=images, made=made)
+        if self._spec.external_cloud and (self._node.get("status") or {}).get("addresses"):
+            del status["addresses"]  # from registration on they are the cloud's to say
+        return status
 
     async def report(self) -> None:
         """Write the status if it changed, or was not written for long. Raises what the client raises."""

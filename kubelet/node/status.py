@@ -15,6 +15,13 @@ from kubelet.pods.status import stamp
 MEMORY_FLOOR = 100 << 20  # bytes; memory.available<100Mi of the default hard eviction thresholds
 DISK_FLOOR = 0.10  # nodefs.available<10%
 MAX_IMAGES = 50
+# The words between a kubelet with --cloud-provider=external and a cloud-controller-manager.
+PROVIDED_IP = "alpha.kubernetes.io/provided-node-ip"
+UNINITIALIZED = {
+    "key": "node.cloudprovider.kubernetes.io/uninitialized",
+    "value": "true",
+    "effect": "NoSchedule",
+}
 
 Object = dict[str, Any]
 
@@ -30,6 +37,8 @@ class NodeSpec:
     kubelet_version: str
     reserved: Sequence[Mapping[str, str]] = ()
     taints: Sequence[Mapping[str, Any]] = ()
+    external_cloud: bool = False  # a cloud-controller-manager says what the cloud knows of this node
+    provider_id: str = ""
 
 
 def node_object(spec: NodeSpec, machine: Machine) -> Object:
@@ -42,7 +51,13 @@ def node_object(spec: NodeSpec, machine: Machine) -> Object:
         "beta.kubernetes.io/arch": machine.architecture,
     }
     annotations = {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}
-    body: Object = {"taints": list(spec.taints)} if spec.taints else {}
+    taints = [dict(taint) for taint in spec.taints]
+    if spec.external_cloud:
+        annotations[PROVIDED_IP] = ",".join(spec.ips)
+        taints.append(dict(UNINITIALIZED))
+    body: Object = {"taints": taints} if taints else {}
+    if spec.provider_id:
+        body["providerID"] = spec.provider_id
     metadata = {"name": spec.name, "labels": labels, "annotations": annotations}
     return {"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": body}
 

@@ -210,6 +210,29 @@ def test_service_addresses_and_ports_are_unique_and_come_back() -> None:
     run(test)
 
 
+def test_a_local_load_balancer_has_a_health_check_port_until_it_is_none() -> None:
+    async def test(api: Harness) -> None:
+        path = "/api/v1/namespaces/default/services"
+
+        def service(name: str, **spec: object) -> dict[str, object]:
+            local = {"type": "LoadBalancer", "externalTrafficPolicy": "Local", **spec}
+            return {"metadata": {"name": name}, "spec": {"ports": [{"port": 80}], **local}}
+
+        first = await api.ok("POST", path, service("one"))
+        port = first["spec"]["healthCheckNodePort"]
+        assert 30000 <= port <= 32767 and port != first["spec"]["ports"][0]["nodePort"]
+        assert (await api.ok("PUT", f"{path}/one", service("one")))["spec"]["healthCheckNodePort"] == port
+        taken = service("two", healthCheckNodePort=port)
+        assert "already allocated" in (await api.fails(422, "Invalid", "POST", path, taken))["message"]
+        other = service("one", healthCheckNodePort=port % 32000 + 1)
+        assert "immutable" in (await api.fails(422, "Invalid", "PUT", f"{path}/one", other))["message"]
+        wide = await api.ok("PUT", f"{path}/one", service("one", externalTrafficPolicy="Cluster"))
+        assert "healthCheckNodePort" not in wide["spec"]
+        assert (await api.ok("POST", path, taken))["spec"]["healthCheckNodePort"] == port
+
+    run(test)
+
+
 def test_two_servers_on_one_store_agree_and_never_give_an_address_twice() -> None:
     async def main() -> None:
         store = MemoryStore()

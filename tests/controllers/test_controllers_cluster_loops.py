@@ -8,7 +8,6 @@ import pytest
 
 from controllers import objects as o
 from controllers import taints as tt
-from controllers.cloud import FakeCloud, Route
 from controllers.daemonset import DaemonSetController
 from controllers.endpoints import EndpointsController
 from controllers.endpointslices import EndpointSliceController
@@ -18,8 +17,6 @@ from controllers.nodeipam import NodeIPAMController, pod_cidrs
 from controllers.nodelifecycle import NodeLifecycleController, TaintEvictionController
 from controllers.options import Options
 from controllers.podgc import PodGarbageCollector
-from controllers.route import RouteController
-from controllers.runtime import Context, Runnable
 from controllers.serviceaccount import RootCAPublisher, ServiceAccountController
 from kubeclient import resources as r
 from tests.controllers import make
@@ -218,37 +215,6 @@ def test_pod_cidrs_are_kept_by_a_new_manager_and_free_after_deletion() -> None:
             await world.settle()
         assert pod_cidrs(fresh(world.api, r.NODES, "n4")) == ["10.200.0.0/24"]
         assert pod_cidrs(fresh(world.api, r.NODES, "n2")) == ["10.200.1.0/24"]
-
-    run(scenario())
-
-
-def test_routes_follow_nodes_and_say_when_they_cannot_be_made() -> None:
-    async def scenario() -> None:
-        world, cloud = World(), FakeCloud()
-        cloud.routes = {
-            "10.200.9.0/24": Route("10.200.9.0/24", "10.240.0.99"),
-            "192.168.0.0/24": Route("192.168.0.0/24", "10.240.0.99"),
-        }
-        cloud.refuse = {"10.200.1.0/24"}
-        for number in (0, 1):
-            cidr = f"10.200.{number}.0/24"
-            world.api.put(r.NODES, make.node(f"n{number}", podCIDR=cidr, podCIDRs=[cidr]))
-
-        def routes(ctx: Context) -> Runnable:
-            return RouteController(ctx, cloud)
-
-        options = Options(cluster_cidr="10.200.0.0/16")
-        async with world.running(routes, options=options):
-            await world.settle()
-            assert sorted(cloud.routes) == ["10.200.0.0/24", "192.168.0.0/24"]
-            states = {o.name(n): o.condition_status(n, "NetworkUnavailable") for n in world.api.all(r.NODES)}
-            assert states == {"n0": "False", "n1": "True"}
-            assert world.events.reasons == ["FailedToCreateRoute"]
-            cloud.refuse.clear()
-            world.api.put(r.NODES, make.node("n2", podCIDR="10.200.2.0/24", podCIDRs=["10.200.2.0/24"]))
-            await world.settle()
-            assert cloud.routes["10.200.1.0/24"] == Route("10.200.1.0/24", "10.240.0.21")
-            assert {o.condition_status(n, "NetworkUnavailable") for n in world.api.all(r.NODES)} == {"False"}
 
     run(scenario())
 

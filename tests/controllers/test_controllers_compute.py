@@ -9,7 +9,6 @@ import pytest
 from controllers import claims, endpoints, endpointslices, history, nodeselector, podgc, pods, replicaset
 from controllers import objects as o
 from controllers import taints as tt
-from controllers.cloud import Route
 from controllers.daemonset import plan as dp
 from controllers.deployment import revisions, rollout
 from controllers.deployment import status as st
@@ -19,7 +18,6 @@ from controllers.nodeipam import CidrSet, CidrSetFull
 from controllers.nodelifecycle import eviction
 from controllers.nodelifecycle import health as hp
 from controllers.podcontrol import slow_start_batches
-from controllers.route.plan import compute_plan as route_plan
 from controllers.written import Written
 from kubeclient.resources import CONFIGMAPS, DEPLOYMENTS, PODS, REPLICASETS
 from tests.controllers import make
@@ -562,20 +560,6 @@ def test_the_service_range_is_never_given_and_bad_masks_are_refused() -> None:
     assert cidrs.allocate("a") == "10.32.2.0/24"
     with pytest.raises(ValueError, match="--node-cidr-mask-size"):
         CidrSet("10.200.0.0/24", 16)
-
-
-def test_routes_outside_the_cluster_are_not_ours() -> None:
-    nodes = [make.node("n1", podCIDRs=["10.200.0.0/24"]), make.node("n2", podCIDRs=["10.200.1.0/24"])]
-    nodes[1]["status"]["addresses"] = []
-    have = [
-        Route("10.200.0.0/24", "10.240.0.99"),
-        Route("10.200.1.0/24", "10.240.0.22"),
-        Route("10.200.7.0/24", "x"),
-        Route("10.9.0.0/24", "y"),
-    ]
-    plan = route_plan(nodes, have, "10.200.0.0/16")
-    assert plan.create == (Route("10.200.0.0/24", "10.240.0.21"),)
-    assert plan.delete == (Route("10.200.7.0/24", "x"),)
 
 
 def test_pod_garbage_by_reason() -> None:

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from componentbase.clock import FakeClock
-from controllers.cloud import Cloud
 from controllers.options import Options
 from controllers.runtime import Context, Runnable
 from kubeclient.informer import InformerFactory
@@ -46,7 +45,6 @@ class World:
         self,
         *builders: Callable[[Context], Runnable],
         options: Options | None = None,
-        cloud: Cloud | None = None,
     ) -> AsyncIterator[Sequence[Runnable]]:
         """Run the controllers; leaving the block kills them (nothing is shut down in good order)."""
         self.api.dead = False
@@ -58,7 +56,6 @@ class World:
                 clock=self.clock,
                 options=options or Options(),
                 recorder=lambda _: self.events,
-                cloud=cloud,
             )
             controllers = [build(ctx) for build in builders]
             async with asyncio.TaskGroup() as group:

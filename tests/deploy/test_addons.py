@@ -51,8 +51,11 @@ def test_the_apiservers_user_may_reach_kubelets() -> None:
 
 
 def test_bindings_name_roles_and_subjects_that_exist() -> None:
+    from apiserver.auth.policy import CLUSTER_ROLES
+
     objects = everything()
-    names = {(o["kind"], o["metadata"]["name"]) for o in objects}
+    names = {("ClusterRole", name) for name in CLUSTER_ROLES}
+    names |= {(o["kind"], o["metadata"]["name"]) for o in objects}
     for binding in (o for o in objects if o["kind"] == "ClusterRoleBinding"):
         assert (binding["roleRef"]["kind"], binding["roleRef"]["name"]) in names
         for subject in binding["subjects"]:

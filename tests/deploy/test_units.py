@@ -26,7 +26,7 @@ def overridden(**overrides: UnitOverride) -> Topology:
 @pytest.mark.parametrize(
     ("host", "names"),
     [
-        ("controller-1", ["etcdlite", "apiserver", "controllers", "scheduler"]),
+        ("controller-1", ["etcdlite", "apiserver", "controllers", "scheduler", "cloudcontroller"]),
         ("worker-2", ["containerd", "kubelet", "kubeproxy"]),
         ("balancer", ["haproxy"]),
     ],
@@ -82,7 +82,9 @@ def test_flags_are_set_and_dropped() -> None:
 
 
 def test_an_unknown_unit_is_refused() -> None:
-    with pytest.raises(TopologyError, match=r"units\.etcd: no such unit \(there are apiserver, containerd"):
+    with pytest.raises(
+        TopologyError, match=r"units\.etcd: no such unit \(there are apiserver, cloudcontroller"
+    ):
         units("controller-0", overridden(etcd=UnitOverride("/usr/bin/etcd")))
 
 
@@ -107,6 +109,7 @@ def test_each_package_is_imported_once() -> None:
         "apiserver",
         "controllers",
         "scheduler",
+        "cloudcontroller",
         "kubelet",
         "kubeproxy",
     )

@@ -6,10 +6,10 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from controllers import objects as o
-from controllers.cloud import Route
-from controllers.nodeipam import pod_cidrs
-from controllers.objects import Object
+from apimachinery import meta
+from cloudcontroller.cloud import Route
+from cloudcontroller.nodes import conditions
+from cloudcontroller.nodes.conditions import Object
 
 CONDITION = "NetworkUnavailable"
 
@@ -23,8 +23,14 @@ class Plan:
     wanted: dict[str, tuple[Route, ...]]
 
 
+def pod_cidrs(node: Object) -> Sequence[str]:
+    """`spec.podCIDRs`, or the single `spec.podCIDR`."""
+    spec = node.get("spec") or {}
+    return spec.get("podCIDRs") or ([spec["podCIDR"]] if spec.get("podCIDR") else [])
+
+
 def internal_ip(node: Object, version: int) -> str | None:
-    for address in o.status(node).get("addresses") or ():
+    for address in (node.get("status") or {}).get("addresses") or ():
         if (
             address.get("type") == "InternalIP"
             and ipaddress.ip_address(address["address"]).version == version
@@ -43,7 +49,7 @@ def compute_plan(nodes: Sequence[Object], routes: Sequence[Route], cluster_cidr:
             target = internal_ip(node, ipaddress.ip_network(cidr).version)
             if target:
                 mine.append(Route(cidr, target))
-        wanted[o.name(node)] = tuple(mine)
+        wanted[meta.name_of(node)] = tuple(mine)
     needed = {route for mine in wanted.values() for route in mine}
     claimed = {cidr for node in nodes for cidr in pod_cidrs(node)}
     existing = set(routes)
@@ -69,11 +75,11 @@ def _inside(cidr: str, cluster: ipaddress.IPv4Network | ipaddress.IPv6Network) -
 
 def network_condition(node: Object, routed: bool, now: float) -> list[Object] | None:
     """The node's conditions with NetworkUnavailable set; None when it says so already."""
-    current = o.condition(node, CONDITION)
+    current = conditions.find(node, CONDITION)
     status = "False" if routed else "True"
     if current is not None and current.get("status") == status:
         return None
-    stamp = o.format_time(now)
+    stamp = meta.now_rfc3339(now)
     fresh = {
         "type": CONDITION,
         "status": status,
@@ -84,4 +90,4 @@ def network_condition(node: Object, routed: bool, now: float) -> list[Object] | 
         "lastHeartbeatTime": stamp,
         "lastTransitionTime": stamp,
     }
-    return o.set_condition(o.status(node).get("conditions") or [], fresh)
+    return conditions.replaced(node, fresh)

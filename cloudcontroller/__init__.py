@@ -1,0 +1,1 @@
+"""cloud-controller-manager: what a cluster asks of the cloud it runs in."""
