@@ -78,6 +78,8 @@ def _declare_concurrency(flags: Flags) -> None:
     flags.integer("concurrent-service-endpoint-syncs", DEFAULTS.concurrent_service_endpoint_syncs, "Workers.")
     flags.integer("concurrent-namespace-syncs", DEFAULTS.concurrent_namespace_syncs, "Workers.")
     flags.integer("concurrent-gc-syncs", DEFAULTS.concurrent_gc_syncs, "Workers.")
+    flags.integer("concurrent-ephemeralvolume-syncs", DEFAULTS.concurrent_ephemeralvolume_syncs, "Workers.")
+    flags.duration("pvclaimbinder-sync-period", "15s", "Longest time between looks at a pending claim.")
     flags.integer("max-endpoints-per-slice", DEFAULTS.max_endpoints_per_slice, "1 to 1000.")
     flags.integer("terminated-pod-gc-threshold", DEFAULTS.terminated_pod_gc_threshold, "<= 0 keeps all.")
 

@@ -29,6 +29,8 @@ class Options:
     concurrent_service_endpoint_syncs: int = 5
     concurrent_namespace_syncs: int = 10
     concurrent_gc_syncs: int = 20
+    concurrent_ephemeralvolume_syncs: int = 5
+    pvclaimbinder_sync_period: float = 15.0
     max_endpoints_per_slice: int = 100
     terminated_pod_gc_threshold: int = 12500
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from controllers.accounttokens import TokensController
 from controllers.autoscaling import HorizontalPodAutoscalerController
+from controllers.bootstraptokens import BootstrapSigner, TokenCleaner
 from controllers.certificates import CSRApprover, CSRCleaner, CSRSigner
 from controllers.clusterroles import ClusterRoleAggregationController
 from controllers.cronjob import CronJobController
@@ -33,6 +34,7 @@ from controllers.statefulset import StatefulSetController
 from controllers.ttl import TTLController
 from controllers.ttlafterfinished import TTLAfterFinishedController
 from controllers.volumeprotection import ClaimProtectionController, VolumeProtectionController
+from controllers.volumes import EphemeralVolumeController, VolumeBinderController, VolumeExpanderController
 
 
 def _always(_: Options) -> str:
@@ -41,12 +43,15 @@ def _always(_: Options) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One controller. `lacks` names the flag without which it cannot run; "" when it can."""
+    """One controller. `lacks` names the flag without which it cannot run; "" when it can. What is not
+    `by_default` runs only when `--controllers` names it.
+    """
 
     controller: type[Runnable]
     alias: str  # the name it had before Kubernetes 1.28, which --controllers still knows
     build: Callable[[Context], Runnable]
     lacks: Callable[[Options], str] = _always
+    by_default: bool = True
 
     @property
     def name(self) -> str:
@@ -104,6 +109,11 @@ CONTROLLERS: Sequence[Entry] = (
     Entry(EndpointSliceMirroringController, "endpointslicemirroring", EndpointSliceMirroringController),
     Entry(ClaimProtectionController, "pvc-protection", ClaimProtectionController),
     Entry(VolumeProtectionController, "pv-protection", VolumeProtectionController),
+    Entry(VolumeBinderController, "persistentvolume-binder", VolumeBinderController),
+    Entry(VolumeExpanderController, "persistentvolume-expander", VolumeExpanderController),
+    Entry(EphemeralVolumeController, "ephemeral-volume", EphemeralVolumeController),
+    Entry(BootstrapSigner, "bootstrapsigner", BootstrapSigner, by_default=False),
+    Entry(TokenCleaner, "tokencleaner", TokenCleaner, by_default=False),
     Entry(TTLController, "ttl", TTLController),
     Entry(PodGarbageCollector, "podgc", PodGarbageCollector),
     Entry(ClusterRoleAggregationController, "clusterrole-aggregation", ClusterRoleAggregationController),
@@ -111,23 +121,72 @@ CONTROLLERS: Sequence[Entry] = (
 )
 
 
+# Those of the real manager (by name and alias) that are not here, and why.
+REFUSED: Sequence[tuple[str, str, str]] = (
+    (
+        "persistentvolume-attach-detach-controller",
+        "attachdetach",
+        "no volume that this cluster's kubelets mount is attached to its node first",
+    ),
+    ("storageversion-garbage-collector-controller", "storage-version-gc", "StorageVersions are not served"),
+    (
+        "storage-version-migrator-controller",
+        "storage-version-migrator",
+        "StorageVersionMigrations are not served",
+    ),
+    ("resourceclaim-controller", "resource-claim-controller", "ResourceClaims are not served"),
+    ("device-taint-eviction-controller", "device-taint-eviction", "ResourceClaims are not served"),
+    ("service-cidr-controller", "service-cidr", "ServiceCIDRs are not served"),
+    (
+        "validatingadmissionpolicy-status-controller",
+        "validatingadmissionpolicy-status",
+        "ValidatingAdmissionPolicies are not served",
+    ),
+    (
+        "volumeattributesclass-protection-controller",
+        "volumeattributesclass-protection",
+        "VolumeAttributesClasses are not served",
+    ),
+    (
+        "legacy-serviceaccount-token-cleaner-controller",
+        "legacy-service-account-token-cleaner",
+        "no service account ever gets a token Secret of its own here",
+    ),
+    ("service-lb-controller", "service", "no cloud here has load balancers"),
+    ("cloud-node-lifecycle-controller", "cloud-node-lifecycle", "no cloud here has instances"),
+    ("selinux-warning-controller", "selinux-warning", "volumes are not labelled here"),
+    (
+        "kube-apiserver-serving-clustertrustbundle-publisher-controller",
+        "kube-apiserver-serving-clustertrustbundle-publisher",
+        "ClusterTrustBundles are not served",
+    ),
+)
+
+
 class UnknownController(ValueError):
-    """`--controllers` names one that does not exist."""
+    """`--controllers` names one that does not exist, or is not here."""
 
 
 def select(wanted: Sequence[str], entries: Sequence[Entry] = CONTROLLERS) -> list[Entry]:
-    """The entries that `--controllers` asks for: `*` is all of them, `foo` one, `-foo` all but that one.
+    """The entries that `--controllers` asks for: `*` is every default, `foo` one, `-foo` all but that one.
 
-    An explicit name wins over the star. Raises UnknownController.
+    An explicit name wins over the star. What is not here may be switched off like any other, but not on.
+    Raises UnknownController.
     """
     names = {entry.name: entry.name for entry in entries} | {entry.alias: entry.name for entry in entries}
+    refused = {name: why for full, alias, why in REFUSED for name in (full, alias)}
     on: set[str] = set()
     off: set[str] = set()
     for word in wanted:
         if word == "*":
             continue
-        name = names.get(word.removeprefix("-"))
-        if name is None:
-            raise UnknownController(f"{word.removeprefix('-')!r} is not in the list of known controllers")
-        (off if word.startswith("-") else on).add(name)
-    return [e for e in entries if e.name in on or ("*" in wanted and e.name not in off)]
+        given, switched_off = word.removeprefix("-"), word.startswith("-")
+        if given in refused and not switched_off:
+            raise UnknownController(f"{given!r} is not part of this manager: {refused[given]}")
+        name = names.get(given)
+        if name is None and given not in refused:
+            raise UnknownController(f"{given!r} is not in the list of known controllers")
+        if name is not None:
+            (off if switched_off else on).add(name)
+    star = "*" in wanted
+    return [e for e in entries if e.name in on or (star and e.by_default and e.name not in off)]

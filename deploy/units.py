@@ -139,6 +139,7 @@ def _controllers(topology: Topology, host: Host) -> Unit:
         "cluster-signing-cert-file": f"{PKI}/ca.pem",
         "cluster-signing-key-file": f"{PKI}/ca-key.pem",
         "use-service-account-credentials": "true",
+        "controllers": "*,bootstrapsigner,tokencleaner",
         "cloud-provider": "external",
     }
     return Unit(name="controllers", package="controllers", flags=flags)

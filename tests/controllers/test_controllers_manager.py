@@ -15,7 +15,8 @@ from tests.controllers.conftest import run
 from tests.controllers.memoryapi import Object
 from tests.controllers.world import World
 
-EVERY = [entry.name for entry in registry.CONTROLLERS]
+EVERY = [entry.name for entry in registry.CONTROLLERS if entry.by_default]
+ALL = [entry.name for entry in registry.CONTROLLERS]
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,8 @@ EVERY = [entry.name for entry in registry.CONTROLLERS]
         (["*", "-namespace"], EVERY[1:]),
         (["deployment", "namespace-controller"], ["namespace-controller", "deployment-controller"]),
         (["-namespace"], []),
+        (["*", "bootstrapsigner", "tokencleaner"], ALL),
+        (["*", "-service-cidr-controller", "-resource-claim-controller"], EVERY),
     ],
 )
 def test_selection(wanted: list[str], names: list[str]) -> None:
@@ -33,8 +36,11 @@ def test_selection(wanted: list[str], names: list[str]) -> None:
 
 
 def test_names_are_unique_and_unknown_ones_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    names = EVERY + [entry.alias for entry in registry.CONTROLLERS]
+    names = ALL + [entry.alias for entry in registry.CONTROLLERS]
+    names += [name for full, alias, _ in registry.REFUSED for name in (full, alias)]
     assert len(set(names)) == len(names)
+    assert app.main(["--kubeconfig=/nowhere", "--controllers=*,attachdetach"]) == 2
+    assert "'attachdetach' is not part of this manager: no volume" in capsys.readouterr().err
     assert app.main(["--kubeconfig=/nowhere", "--controllers=*,-no-such-controller"]) == 2
     assert "'no-such-controller' is not in the list of known controllers" in capsys.readouterr().err
 
