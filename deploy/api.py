@@ -46,6 +46,7 @@ KINDS: Mapping[str, tuple[str, str, bool]] = {
     "ClusterRoleBinding": ("/apis/rbac.authorization.k8s.io/v1", "clusterrolebindings", False),
     "Role": ("/apis/rbac.authorization.k8s.io/v1", "roles", True),
     "RoleBinding": ("/apis/rbac.authorization.k8s.io/v1", "rolebindings", True),
+    "StorageClass": ("/apis/storage.k8s.io/v1", "storageclasses", False),
 }
 
 

@@ -35,7 +35,7 @@ from pki.layout import Inventory
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_TIMEOUT = 90.0
-DNS_ADDON = "20-cluster-dns"
+IMAGE_ADDONS = ("20-cluster-dns", "30-local-path")  # they run an image of ours
 # Numeric libraries start a thread a core when they are imported; a parent that forks must have one thread.
 SINGLE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -244,7 +244,7 @@ class Raise:
             yield from self._worker_goals(api, host, probes_of_host)
         all_imports = [probe for probes_of_host in imports.values() for probe in probes_of_host]
         for name in addons.names():
-            needed = all_imports if name == DNS_ADDON else []
+            needed = all_imports if name in IMAGE_ADDONS else []
             yield Goal(f"add-on {name} applied", partial(self.apply_addon, api, name, needed))
         logs = tuple(
             self.state.log(host.name, unit)

@@ -183,6 +183,8 @@ _CLAIM_RULE = (
 def _validate_claim_update(new: Object, old: Object) -> Iterator[Cause]:
     yield from _validate_claim(new)
     fresh, stored = dict(spec_of(new)), dict(spec_of(old))
+    if stored.get("storageClassName") is None and _CLASS_ANNOTATION not in meta.annotations_of(old):
+        stored["storageClassName"] = fresh.get("storageClassName")  # a default that came later (KEP-3333)
     if not stored.get("volumeName"):
         stored["volumeName"] = fresh.get("volumeName")
     bound = status_of(old).get("phase") == "Bound"

@@ -40,13 +40,16 @@ def mode_of(claim_or_volume: Object) -> str:
     return str(o.spec(claim_or_volume).get("volumeMode") or "Filesystem")
 
 
+def size(text: object) -> Quantity:
+    return quantity.parse(str(text))
+
+
 def requested(claim: Object) -> Quantity:
-    requests = (o.spec(claim).get("resources") or {}).get("requests") or {}
-    return quantity.parse(str(requests.get("storage", "0")))
+    return size(((o.spec(claim).get("resources") or {}).get("requests") or {}).get("storage", "0"))
 
 
 def capacity(volume: Object) -> Quantity:
-    return quantity.parse(str((o.spec(volume).get("capacity") or {}).get("storage", "0")))
+    return size((o.spec(volume).get("capacity") or {}).get("storage", "0"))
 
 
 def access_modes(claim_or_volume: Object) -> set[str]:

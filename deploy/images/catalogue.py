@@ -13,7 +13,9 @@ from deploy.images.oci import Entry, Image, write_archive
 
 BUSYBOX = Path("/bin/busybox")
 BUSYBOX_REFERENCES = ("docker.io/library/busybox:latest", "docker.io/library/busybox:1.35")
-DNS_PACKAGES = ("apimachinery", "clusterdns", "componentbase", "kubeclient", "pki")
+# `controllers` is for the provisioner of local volumes, which runs from the same image: a second image would
+# cost every worker a second import.
+DNS_PACKAGES = ("apimachinery", "clusterdns", "componentbase", "controllers", "kubeclient", "pki")
 DNS_REPOSITORY = "docker.io/hardway/clusterdns"
 # Nothing but waiting: it holds a pod's namespaces. Being pid 1 of them, it must also reap and obey SIGTERM.
 PAUSE_SCRIPT = b"#!/bin/sh\ntrap 'exit 0' TERM INT\nwhile :; do sleep 2147483647 & wait $!; done\n"

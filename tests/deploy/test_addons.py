@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deploy import addons
 from deploy.api import collection_path
+from deploy.images import catalogue, python
 
 VALUES = {"CLUSTER_DNS": "10.32.0.10", "CLUSTER_DOMAIN": "cluster.local", "DNS_IMAGE": "docker.io/x/dns:1"}
 
@@ -65,3 +67,15 @@ def test_bindings_name_roles_and_subjects_that_exist() -> None:
 def test_a_missing_value_is_an_error() -> None:
     with pytest.raises(KeyError, match="DNS_IMAGE"):
         addons.load("20-cluster-dns", {"CLUSTER_DNS": "x", "CLUSTER_DOMAIN": "y"})
+
+
+def test_the_provisioner_finds_what_it_imports_in_the_image_of_cluster_dns() -> None:
+    """That image is packed from what cluster DNS imports."""
+    root = Path(python.__file__).resolve().parents[2]
+    sites = python.site_directories()
+    packed = set(
+        python.with_requirements(python.top_level(python.loaded_files(["clusterdns.app"], root), sites))
+    )
+    needed = set(python.top_level(python.loaded_files(["controllers.localpath.app"], root), sites))
+    own = {root / name for name in catalogue.DNS_PACKAGES}
+    assert needed <= packed | own
