@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
-from apimachinery import errors
 from controllers import objects as o
 from controllers import pods
 from controllers import services as sv
 from controllers.objects import Object
-from controllers.podcontrol import namespace_terminating
-from controllers.runtime import SETTLE_RETRY, Context, Controller, ignore_not_found, in_namespace
+from controllers.runtime import SETTLE_RETRY, Context, Controller, in_namespace
+from controllers.slices import SlicePlan, SliceWriter
 from kubeclient.resources import ENDPOINTSLICES, NODES, PODS, SERVICES
 
 SERVICE_LABEL = "kubernetes.io/service-name"
@@ -23,22 +21,13 @@ ZONE_LABEL = "topology.kubernetes.io/zone"
 Ports = tuple[sv.Port, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Slices to make, to write again and to remove."""
-
-    create: tuple[Object, ...] = ()
-    update: tuple[Object, ...] = ()
-    delete: tuple[Object, ...] = ()
-
-
 def compute_plan(
     service: Object,
     members: Sequence[Object],
     existing: Sequence[Object],
     zones: Mapping[str, str],
     capacity: int,
-) -> Plan:
+) -> SlicePlan:
     """Bring the slices of one Service in line with its pods, touching as few slices as possible.
 
     `zones` maps node names to zones; `existing` are this controller's slices of the Service.
@@ -55,7 +44,7 @@ def compute_plan(
         update += part.update
         delete += part.delete
     delete += [s for s in existing if s.get("addressType") not in families and not o.is_terminating(s)]
-    return Plan(tuple(create), tuple(update), tuple(delete))
+    return SlicePlan(tuple(create), tuple(update), tuple(delete))
 
 
 def compute_endpoint(service: Object, pod: Object, family: str, zones: Mapping[str, str]) -> Object:
@@ -101,7 +90,7 @@ def _reconcile_family(
     wanted: dict[Ports, dict[str, Object]],
     have: Sequence[Object],
     capacity: int,
-) -> Plan:
+) -> SlicePlan:
     create: list[Object] = []
     update: list[Object] = []
     delete: list[Object] = []
@@ -121,7 +110,7 @@ def _reconcile_family(
             update += [] if _is_placeholder(service, keep) else [build_slice(service, family, (), [], keep)]
         else:
             create.append(build_slice(service, family, (), []))
-    return Plan(tuple(create), tuple(update), tuple(delete))
+    return SlicePlan(tuple(create), tuple(update), tuple(delete))
 
 
 class _Filling:
@@ -260,6 +249,7 @@ class EndpointSliceController(Controller):
         self.pods.add_handler(self._on_pod, self._on_pod_update, self._on_pod)
         self.nodes = ctx.informers.informer(NODES)
         self.written = self.written_to(ENDPOINTSLICES)
+        self.writer = SliceWriter(self.client, self.written)
 
     async def sync(self, key: str) -> float | None:
         service = self.services.store.get(key)
@@ -278,22 +268,8 @@ class EndpointSliceController(Controller):
             {o.name(node): o.labels(node).get(ZONE_LABEL, "") for node in self.nodes.store.list()},
             self.ctx.options.max_endpoints_per_slice,
         )
-        try:
-            await self._execute(key, namespace, plan)
-        except errors.StatusError as error:
-            if not namespace_terminating(error):
-                raise
+        await self.writer.execute(key, namespace, plan)
         return None
-
-    async def _execute(self, key: str, namespace: str, plan: Plan) -> None:
-        """Additions before removals, so that an endpoint that moves between slices is never in none."""
-        for body in plan.create:
-            self.written.wrote(key, await self.client.create(ENDPOINTSLICES, body, namespace))
-        for body in plan.update:
-            self.written.wrote(key, await self.client.update(ENDPOINTSLICES, body))
-        for existing in plan.delete:
-            await ignore_not_found(self.client.delete(ENDPOINTSLICES, o.name(existing), namespace))
-            self.written.deleted(key, existing)
 
     def _on_slice(self, existing: Object) -> None:
         if o.labels(existing).get(MANAGED_BY_LABEL) == MANAGER:

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from apimachinery import errors
 from controllers import endpointslices as es
 from controllers import objects as o
 from controllers import services as sv
 from controllers.objects import Object
-from controllers.podcontrol import namespace_terminating
-from controllers.runtime import SETTLE_RETRY, Context, Controller, ignore_not_found, in_namespace
+from controllers.runtime import SETTLE_RETRY, Context, Controller, in_namespace
+from controllers.slices import SlicePlan, SliceWriter
 from kubeclient.resources import ENDPOINTS, ENDPOINTSLICES, SERVICES
 
 MANAGER = "endpointslicemirroring-controller.k8s.io"
@@ -25,12 +24,9 @@ Group = tuple[str, es.Ports]  # address family, ports
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """Slices to make, to write again and to remove; `skipped` addresses were too many or no addresses."""
+class Plan(SlicePlan):
+    """`skipped` addresses were too many or no addresses."""
 
-    create: tuple[Object, ...] = ()
-    update: tuple[Object, ...] = ()
-    delete: tuple[Object, ...] = ()
     skipped: int = 0
 
 
@@ -118,6 +114,7 @@ class EndpointSliceMirroringController(Controller):
         self.services = self.watch(SERVICES, self.enqueue)
         self.slices = self.watch(ENDPOINTSLICES, self._on_slice)
         self.written = self.written_to(ENDPOINTSLICES)
+        self.writer = SliceWriter(self.client, self.written)
 
     async def sync(self, key: str) -> float | None:
         if not self.written.settled(key):
@@ -132,21 +129,8 @@ class EndpointSliceMirroringController(Controller):
             if plan.skipped:
                 text = f"Skipped {plan.skipped} invalid IP addresses when mirroring to EndpointSlices"
                 self.warn(endpoints, ENDPOINTS, "InvalidIPAddress", text)
-        try:
-            await self._execute(key, namespace, plan)
-        except errors.StatusError as error:
-            if not namespace_terminating(error):
-                raise
+        await self.writer.execute(key, namespace, plan)
         return None
-
-    async def _execute(self, key: str, namespace: str, plan: Plan) -> None:
-        for body in plan.create:
-            self.written.wrote(key, await self.client.create(ENDPOINTSLICES, body, namespace))
-        for body in plan.update:
-            self.written.wrote(key, await self.client.update(ENDPOINTSLICES, body))
-        for existing in plan.delete:
-            await ignore_not_found(self.client.delete(ENDPOINTSLICES, o.name(existing), namespace))
-            self.written.deleted(key, existing)
 
     def _on_slice(self, existing: Object) -> None:
         if o.labels(existing).get(es.MANAGED_BY_LABEL) == MANAGER:

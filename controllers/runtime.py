@@ -6,6 +6,7 @@ remembered from the event, so lost, duplicated and delayed events cost time and 
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -63,7 +64,7 @@ class Runnable(Protocol):
     async def run(self) -> None: ...
 
 
-class Controller:
+class Controller(abc.ABC):
     """A work queue of keys and the workers that sync them."""
 
     name: ClassVar[str]
@@ -78,9 +79,9 @@ class Controller:
         self.recorder = ctx.recorder(component or self.name)
         self.log = logging.getLogger(f"controllers.{self.name}")
 
+    @abc.abstractmethod
     async def sync(self, key: str) -> float | None:
         """Bring `key` one step nearer to its desired state. Seconds after which to look again, or None."""
-        raise NotImplementedError
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -141,7 +142,7 @@ class Controller:
         self.queue.add_rate_limited(key)
 
 
-class Periodic:
+class Periodic(abc.ABC):
     """A controller that looks at everything at once, every `period` seconds."""
 
     name: ClassVar[str]
@@ -155,9 +156,9 @@ class Periodic:
         self.recorder = ctx.recorder(component or self.name)
         self.log = logging.getLogger(f"controllers.{self.name}")
 
+    @abc.abstractmethod
     async def step(self) -> None:
         """One look at everything. What raises is logged and tried again at the next period."""
-        raise NotImplementedError
 
     async def pause(self) -> None:
         """What lies between two looks."""

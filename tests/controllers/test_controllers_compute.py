@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from controllers import claims, endpoints, endpointslices, history, nodeselector, podgc, pods, replicaset
+from controllers import (
+    claims,
+    endpoints,
+    endpointslices,
+    history,
+    nodeselector,
+    podgc,
+    pods,
+    replicaset,
+    slices,
+)
 from controllers import objects as o
 from controllers import taints as tt
 from controllers.daemonset import plan as dp
@@ -409,7 +419,7 @@ def test_endpoint_conditions(
     assert made["zone"] == "zone-a"
 
 
-def stored(plan: endpointslices.Plan) -> list[Object]:
+def stored(plan: slices.SlicePlan) -> list[Object]:
     return [
         {**s, "metadata": {**s["metadata"], "name": f"s{n}", "uid": f"s{n}"}}
         for n, s in enumerate(plan.create)
@@ -422,7 +432,7 @@ def test_slices_hold_a_hundred_and_change_as_little_as_possible() -> None:
     first = endpointslices.compute_plan(svc, many, [], {}, 100)
     assert sorted(len(s["endpoints"]) for s in first.create) == [50, 100, 100]
     have = stored(first)
-    assert endpointslices.compute_plan(svc, many, have, {}, 100) == endpointslices.Plan()
+    assert endpointslices.compute_plan(svc, many, have, {}, 100) == slices.SlicePlan()
     added = endpointslices.compute_plan(svc, [*many, web_pod("more", "10.200.9.9")], have, {}, 100)
     assert (len(added.create), [len(s["endpoints"]) for s in added.update], added.delete) == (0, [51], ())
     gone = endpointslices.compute_plan(svc, many[1:], have, {}, 100)
@@ -433,7 +443,7 @@ def test_a_service_without_pods_keeps_one_empty_slice() -> None:
     svc = make.service()
     empty = endpointslices.compute_plan(svc, [], [], {}, 100)
     assert [s["endpoints"] for s in empty.create] == [[]]
-    assert endpointslices.compute_plan(svc, [], stored(empty), {}, 100) == endpointslices.Plan()
+    assert endpointslices.compute_plan(svc, [], stored(empty), {}, 100) == slices.SlicePlan()
     one = stored(endpointslices.compute_plan(svc, [web_pod("p")], [], {}, 100))
     emptied = endpointslices.compute_plan(svc, [], one, {}, 100)
     assert [s["endpoints"] for s in emptied.update] == [[]] and not emptied.create and not emptied.delete
