@@ -156,7 +156,7 @@ def test_pods_that_wait_are_named() -> None:
 
 
 def test_a_claim_without_class_gets_the_newest_default() -> None:
-    marked = {"annotations": {m.DEFAULT_CLASS: "true"}}
+    marked: dict[str, Any] = {"annotations": {m.DEFAULT_CLASS: "true"}}
     old = storage_class("old", **marked)
     new = storage_class("new", **marked, creationTimestamp="2027-01-01T00:00:00Z")
     wants = claim()
