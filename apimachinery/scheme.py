@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from apimachinery.errors import Cause
 
@@ -85,6 +85,14 @@ class Scale:
     selector: str = "spec.selector"
 
 
+class Converter(Protocol):
+    """Turns objects of a kind into another of its versions by asking somebody outside."""
+
+    storage_version: str  # the apiVersion that new objects are stored in
+
+    async def convert(self, objects: list[Object], api_version: str) -> list[Object]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """One served kind."""
@@ -112,6 +120,8 @@ class Kind:
     row_conditions: Callable[[Object], list[Object] | None] | None = (
         None  # of a table row, e.g. a pod's Completed
     )
+    # Stored objects of another apiVersion, and those to be stored, are converted first.
+    converter: Converter | None = None
     name_rule: str = "subdomain"  # a key of meta.NAME_RULES: what metadata.name has to look like
 
     @property

@@ -47,10 +47,7 @@ NOT_SERVED_PARTS = (
         "naming them is an error",
     ),
     ("answers in protobuf", "requests in protobuf are read"),
-    (
-        "conversion of custom resources by webhook",
-        "refused by name; versions with the `None` strategy are served",
-    ),
+    ("`ConversionReview` v1beta1", "v1 is spoken"),
     ("`matchConditions` of webhooks", "refused by name"),
     ("webhooks on CONNECT, and `matchPolicy: Equivalent` across versions", "not called"),
 )

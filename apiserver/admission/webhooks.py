@@ -10,34 +10,24 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import random
-import ssl
 import uuid
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-import httpx
 import orjson
 
 from apimachinery import errors
 from apimachinery.errors import StatusError
 from apimachinery.patch import json as json_patch
 from apimachinery.scheme import Kind
-from apiserver.admission.base import Plugin
+from apiserver.admission.base import Context, Plugin
 from apiserver.admission.webhookrules import GROUP, review, wants
-from apiserver.registry.backends import Backends, NoBackend, authority
+from apiserver.registry.backends import Backends
 from apiserver.registry.call import Call
 from apiserver.registry.patching import clone
+from apiserver.registry.webhookclient import CallFailed, WebhookClient
 
 Object = dict[str, Any]
-
-MAX_ANSWER = 3 << 20  # bytes
-CONCURRENT_CONTEXTS = 64
-
-
-class CallFailed(Exception):
-    """A webhook gave no usable answer, with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +42,10 @@ class Webhooks(Plugin):
     """What both plugins share: finding the webhooks of a call, and asking one."""
 
     resource = ""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._client = WebhookClient(Backends(context.cacher, context.scheme))
 
     def handles(self, call: Call) -> bool:
         kind = self._configurations()
@@ -85,8 +79,9 @@ class Webhooks(Plugin):
             return Verdict(errors.bad_request(f'admission webhook "{hook["name"]}" does not support dry run'))
         uid = str(uuid.uuid4())
         try:
-            async with asyncio.timeout(hook.get("timeoutSeconds", 10)):
-                answer = await self._post(hook, orjson.dumps(review(call, uid)))
+            seconds = hook.get("timeoutSeconds", 10)
+            async with asyncio.timeout(seconds):
+                answer = await self._post(hook, orjson.dumps(review(call, uid)), seconds)
             return verdict(hook, answer, uid, call)
         except TimeoutError:
             failure = "context deadline exceeded"
@@ -96,45 +91,11 @@ class Webhooks(Plugin):
             return Verdict()
         return Verdict(errors.internal_error(f'failed calling webhook "{hook["name"]}": {failure}'))
 
-    async def _post(self, hook: Object, body: bytes) -> Object:
-        config = hook["clientConfig"]
-        url, server_name = self._address(config)
-        headers = {"content-type": "application/json", "accept": "application/json"}
-        extensions: dict[str, Any] = {}
-        if server_name:
-            headers["host"], extensions["sni_hostname"] = server_name, server_name
-        context = trust(config.get("caBundle", ""))
-        shown = f'failed to call webhook: Post "{url}"'
+    async def _post(self, hook: Object, body: bytes, seconds: int) -> Object:
         try:
-            async with httpx.AsyncClient(verify=context, trust_env=False, timeout=None) as client:
-                query = {"timeout": f"{hook.get('timeoutSeconds', 10)}s"}
-                answer = await client.post(
-                    url, params=query, content=body, headers=headers, extensions=extensions
-                )
-        except (httpx.HTTPError, OSError) as error:
-            raise CallFailed(f"{shown}: {error}") from error
-        if answer.status_code != 200 or len(answer.content) > MAX_ANSWER:
-            raise CallFailed(f"{shown}: the server answered {answer.status_code}")
-        try:
-            found = orjson.loads(answer.content)
-        except orjson.JSONDecodeError as error:
-            raise CallFailed(f"{shown}: {error}") from error
-        if not isinstance(found, dict):
-            raise CallFailed(f"{shown}: the answer is no object")
-        return found
-
-    def _address(self, config: Object) -> tuple[str, str]:
-        """Where a webhook is, and the name its certificate has to show ("" for that in the URL)."""
-        service = config.get("service")
-        if service is None:
-            return str(config["url"]), ""
-        namespace, name, wanted = service["namespace"], service["name"], service.get("port", 443)
-        try:
-            found = Backends(self.context.cacher, self.context.scheme).addresses(namespace, name, wanted)
-        except NoBackend as error:
-            raise CallFailed(f"failed to call webhook: {error.dialling()}") from error
-        path = "/" + (service.get("path") or "").lstrip("/")
-        return f"https://{authority(random.choice(found))}{path}", f"{name}.{namespace}.svc"
+            return await self._client.post(hook["clientConfig"], body, seconds)
+        except CallFailed as error:
+            raise CallFailed(f"failed to call webhook: {error}") from error
 
 
 class MutatingAdmissionWebhook(Webhooks):
@@ -219,14 +180,3 @@ def denied(name: str, status: Object) -> StatusError:
     text = f"{by}: {message or reason}" if message or reason else f"{by} without explanation"
     code = status.get("code") or 400
     return errors.status(max(int(code), 400), reason, text, details=status.get("details") or {})
-
-
-@lru_cache(CONCURRENT_CONTEXTS)
-def trust(bundle: str) -> ssl.SSLContext:
-    """A client context that trusts a CA bundle (base64 of PEM); the system's when there is none."""
-    if not bundle:
-        return ssl.create_default_context()
-    try:
-        return ssl.create_default_context(cadata=base64.b64decode(bundle).decode("ascii"))
-    except (ValueError, ssl.SSLError) as error:
-        raise CallFailed(f"unable to load root certificates: {error}") from error

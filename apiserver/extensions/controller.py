@@ -20,9 +20,19 @@ from apimachinery.errors import StatusError
 from apimachinery.scheme import Kind, Object, Scheme
 from apiserver.auth.user import User
 from apiserver.extensions import conditions
-from apiserver.extensions.serving import GROUP, RESOURCE, CustomKind, kinds_of
+from apiserver.extensions.conversion import WebhookConversion
+from apiserver.extensions.serving import (
+    GROUP,
+    RESOURCE,
+    CustomKind,
+    kinds_of,
+    schemas_of,
+    storage_version,
+)
+from apiserver.registry.backends import Backends
 from apiserver.registry.call import Call
 from apiserver.registry.registry import Registry
+from apiserver.registry.webhookclient import WebhookClient
 from apiserver.rest.openapi import OpenApi
 from apiserver.rest.options import DeleteOptions
 from apiserver.storage.interface import PREFIX, StorageError
@@ -33,6 +43,7 @@ logger = logging.getLogger("apiserver.extensions")
 USER = User("system:apiserver", ("system:masters",))
 CLEANUP_PAUSE = 0.5  # seconds between looks at instances that something still holds
 SETTLE_SECONDS = 2.0
+MAX_CONVERTED = 64 << 20  # bytes of a whole list's conversion
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +66,7 @@ class CustomResources:
         self._cacher = registry.cacher
         self._scheme = scheme
         self._openapi = openapi
+        self._webhooks = WebhookClient(Backends(registry.cacher, scheme), max_answer=MAX_CONVERTED)
         self._builtin = _names_by_group(scheme)
         self._installed: dict[str, Installed] = {}
         self._wake = asyncio.Event()
@@ -173,10 +185,12 @@ class CustomResources:
         current = self._installed.get(name)
         if current is not None and current.signature == signature:
             return
-        kinds = tuple(kinds_of(crd))
         spec = crd["spec"]
-        shape = orjson.dumps([spec["versions"], spec["names"]["plural"], crd["metadata"]["uid"]])
+        shape = orjson.dumps(
+            [spec["versions"], spec.get("conversion"), spec["names"]["plural"], crd["metadata"]["uid"]]
+        )
         keeps = current is not None and current.shape == shape
+        kinds = tuple(kinds_of(crd, self._converter(crd)))
         caches = [] if keeps else [await self._cacher.load(kind) for kind in kinds]
         # No suspension from here on: requests see the old kinds or the new ones.
         if current is not None:
@@ -188,6 +202,13 @@ class CustomResources:
             self._openapi.forget(kind.group, kind.version)
         self._installed[name] = Installed(signature, shape, kinds)
         logger.info("serving %s (%s)", name, ", ".join(kind.version for kind in kinds))
+
+    def _converter(self, crd: Object) -> WebhookConversion | None:
+        conversion = crd["spec"].get("conversion") or {}
+        if conversion.get("strategy") != "Webhook":
+            return None
+        config = conversion["webhook"]["clientConfig"]
+        return WebhookConversion(config, storage_version(crd), schemas_of(crd), self._webhooks)
 
     def _uninstall(self, name: str) -> None:
         self._withdraw(self._installed.pop(name), set())
@@ -226,7 +247,8 @@ class CustomResources:
         """Ask for the deletion of all instances; whether any is left in the store."""
         if not kinds:
             return False
-        kind = kinds[0]
+        # In the stored version, which needs no conversion.
+        kind = next((kind for kind in kinds if kind.api_version == _stored_as(kind)), kinds[0])
         await self._registry.reader.reach("")
         for entry in list(self._cacher.of(kind).scan()):
             call = Call("delete", kind, entry.namespace, entry.name, USER)
@@ -251,6 +273,10 @@ class CustomResources:
             return stored
 
         await self._write(crd, "status", change)
+
+
+def _stored_as(kind: CustomKind) -> str:
+    return kind.converter.storage_version if kind.converter else kind.api_version
 
 
 def _names_by_group(scheme: Scheme) -> dict[str, set[str]]:

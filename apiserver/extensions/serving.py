@@ -1,8 +1,8 @@
 """What a CustomResourceDefinition serves: one `CustomKind` a version. Pure.
 
 All versions share one stored form, the storage version's. The `None` conversion changes nothing but
-apiVersion; what
-is read is pruned and defaulted by the schema of the version it is read in.
+apiVersion, `Webhook` asks (conversion.py); what is read is pruned and defaulted by the schema of the version
+it is read in.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from apimachinery.errors import Cause
-from apimachinery.scheme import ALL_VERBS, Column, Kind, Object, Scale, Strategy
+from apimachinery.scheme import ALL_VERBS, Column, Converter, Kind, Object, Scale, Strategy
 from apimachinery.table import AGE, NAME, Since
 from apiserver.extensions import cel, structural, validation
 from apiserver.extensions.jsonpath import compile_path, simple_path
@@ -40,13 +40,27 @@ class CustomKind(Kind):
         return structural.prune(obj, self.schema)
 
 
-def kinds_of(crd: Object) -> list[CustomKind]:
-    """The served versions, preferred first."""
+def storage_version(crd: Object) -> str:
+    """The apiVersion that new objects are stored in."""
     spec = crd["spec"]
-    storage = next(version["name"] for version in spec["versions"] if version.get("storage"))
+    name = next(version["name"] for version in spec["versions"] if version.get("storage"))
+    return f"{spec['group']}/{name}"
+
+
+def schemas_of(crd: Object) -> dict[str, Schema]:
+    """Schemas by apiVersion."""
+    spec = crd["spec"]
+    return {f"{spec['group']}/{version['name']}": schema_of(version) for version in spec["versions"]}
+
+
+def kinds_of(crd: Object, converter: Converter | None = None) -> list[CustomKind]:
+    """The served versions, preferred first. `converter` knows how to get from one to the other; None where
+    they differ in nothing but apiVersion.
+    """
+    spec = crd["spec"]
     served = [version for version in spec["versions"] if version.get("served")]
     return [
-        _kind(crd, version, storage) for version in sorted(served, key=lambda v: version_order(v["name"]))
+        _kind(crd, version, converter) for version in sorted(served, key=lambda v: version_order(v["name"]))
     ]
 
 
@@ -54,13 +68,13 @@ def schema_of(version: Object) -> Schema:
     return (version.get("schema") or {}).get("openAPIV3Schema") or ANYTHING
 
 
-def _kind(crd: Object, version: Object, storage: str) -> CustomKind:
+def _kind(crd: Object, version: Object, converter: Converter | None) -> CustomKind:
     spec, names = crd["spec"], (crd.get("status") or {}).get("acceptedNames") or crd["spec"]["names"]
     subresources = version.get("subresources") or {}
     schema = schema_of(version)
     selectable = tuple(item["jsonPath"] for item in version.get("selectableFields") or ())
     terminating = "deletionTimestamp" in crd["metadata"]
-    api_version = f"{spec['group']}/{version['name']}"
+    api_version, stored = f"{spec['group']}/{version['name']}", storage_version(crd)
     return CustomKind(
         group=spec["group"],
         version=version["name"],
@@ -77,8 +91,9 @@ def _kind(crd: Object, version: Object, storage: str) -> CustomKind:
         strategy=_strategy(schema, selectable, has_status="status" in subresources),
         scale=_scale(subresources.get("scale")),
         selectable_fields=tuple(path.lstrip(".") for path in selectable),
-        to_storage=lambda obj: {**obj, "apiVersion": f"{spec['group']}/{storage}"},
+        to_storage=lambda obj: {**obj, "apiVersion": stored},
         from_storage=_reader(api_version, schema),
+        converter=converter,
         schema=schema,
         definition=crd["metadata"]["name"],
         deprecation=_deprecation(version, api_version, names["kind"]),

@@ -15,9 +15,11 @@ from apiserver.extensions import cel, conditions, structural, validation
 from apiserver.extensions.jsonpath import compile_path, simple_path
 from apiserver.kinds import common
 from apiserver.kinds.common import spec_of
+from apiserver.kinds.webhooks import client_config
 
 SCOPES = ("Cluster", "Namespaced")
 CONVERSIONS = ("None", "Webhook")
+REVIEW_VERSIONS = ("v1",)  # of ConversionReview; Kubernetes still takes v1beta1 too
 COLUMN_TYPES = ("boolean", "date", "integer", "number", "string")
 MAX_SELECTABLE = 8
 APPROVED = "api-approved.kubernetes.io"
@@ -31,6 +33,9 @@ def _default(crd: Object) -> None:
         names["singular"] = names.get("singular") or names["kind"].lower()
         names["listKind"] = names.get("listKind") or f"{names['kind']}List"
     spec.setdefault("conversion", {"strategy": "None"})
+    service = common.dig(spec, "conversion", "webhook", "clientConfig", "service")
+    if service is not None:
+        service.setdefault("port", 443)
 
 
 def _prepare_create(crd: Object) -> None:
@@ -107,13 +112,28 @@ def _conversion(conversion: Mapping[str, Any]) -> Iterator[Cause]:
     strategy = conversion.get("strategy")
     yield from common.one_of("spec.conversion.strategy", strategy, CONVERSIONS)
     if strategy == "Webhook":
-        yield field.forbidden(
-            "spec.conversion.strategy", "conversion by Webhook is not supported by this server"
-        )
+        yield from _conversion_webhook(conversion.get("webhook") or {}, "spec.conversion")
     elif conversion.get("webhook"):
         yield field.forbidden(
             "spec.conversion.webhook", "should not be set when strategy is not set to Webhook"
         )
+
+
+def _conversion_webhook(webhook: Mapping[str, Any], path: str) -> Iterator[Cause]:
+    """Field paths are those of the internal type, which Kubernetes reports too."""
+    config, versions = webhook.get("clientConfig"), webhook.get("conversionReviewVersions") or []
+    if config is None:
+        yield field.required(f"{path}.webhookClientConfig", "required when strategy is set to Webhook")
+    else:
+        yield from client_config(config, f"{path}.webhookClientConfig")
+    if not versions:
+        yield field.required(f"{path}.conversionReviewVersions")
+    elif not set(versions) & set(REVIEW_VERSIONS):
+        detail = f"must include at least one of {', '.join(REVIEW_VERSIONS)}"
+        yield field.invalid(f"{path}.conversionReviewVersions", versions, detail)
+    for at, version in enumerate(versions):
+        for problem in meta.dns1035_label(version):
+            yield field.invalid(f"{path}.conversionReviewVersions[{at}]", version, problem)
 
 
 def _versions(versions: list[Object]) -> Iterator[Cause]:

@@ -68,12 +68,13 @@ def _hook(hook: Mapping[str, Any], path: str) -> Iterator[Cause]:
         yield field.forbidden(
             f"{path}.matchConditions", "match conditions (CEL) are not supported by this server"
         )
-    yield from _client(hook.get("clientConfig") or {}, f"{path}.clientConfig")
+    yield from client_config(hook.get("clientConfig") or {}, f"{path}.clientConfig")
     for at, rule in enumerate(hook.get("rules") or ()):
         yield from _rule(rule, f"{path}.rules[{at}]")
 
 
-def _client(config: Mapping[str, Any], path: str) -> Iterator[Cause]:
+def client_config(config: Mapping[str, Any], path: str) -> Iterator[Cause]:
+    """The rules of every `clientConfig`: a URL or a Service."""
     url, service = config.get("url"), config.get("service")
     if (url is None) == (service is None):
         yield field.required(f"{path}.url", "exactly one of url or service is required")

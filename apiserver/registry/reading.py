@@ -16,7 +16,7 @@ from apimachinery.scheme import Kind
 from apiserver.registry import faults
 from apiserver.rest.options import ListOptions, parse_version
 from apiserver.storage import continuation
-from apiserver.storage.cacher import Cacher, decode_stored, make_entry
+from apiserver.storage.cacher import Cacher, decode_converted, make_entry
 from apiserver.storage.continuation import Continuation
 from apiserver.storage.interface import PREFIX, Compacted, StorageError, Store, Stored
 from apiserver.storage.watchcache import Entry, ResourceCache
@@ -85,6 +85,7 @@ class Reader:
     async def get(self, kind: Kind, namespace: str, name: str, version: str = "") -> Entry:
         """Raises 404, and 504/503 when the version cannot be reached."""
         await self.reach(version)
+        await self.settled(kind)
         entry = self._cacher.of(kind).get(relative_key(kind, namespace, name))
         if entry is None:
             raise errors.not_found(kind.group, kind.resource, name)
@@ -102,6 +103,13 @@ class Reader:
         if not await self._cacher.wait_for(wanted, FRESH_TIMEOUT):
             raise faults.too_large_version(wanted, self._cacher.revision)
 
+    async def settled(self, kind: Kind) -> ResourceCache:
+        """The cache of a kind, when conversions that it waits for are done. Raises 500 when they fail."""
+        cache = self._cacher.of(kind)
+        if cache.feeder is not None:
+            await cache.feeder.wait(FRESH_TIMEOUT)
+        return cache
+
     async def list(self, kind: Kind, namespace: str, options: ListOptions) -> Listing:
         accepts = selector_filter(kind, options)
         if options.token:
@@ -114,7 +122,8 @@ class Reader:
             return await self._at(kind, namespace, options, accepts, int(options.resource_version))
         await self.reach(options.resource_version)
         limit = 0 if options.resource_version == "0" else options.limit
-        return self._from_cache(kind, namespace, accepts, limit, "", self._cacher.revision)
+        revision = self._cacher.shown_by(await self.settled(kind))
+        return self._from_cache(kind, namespace, accepts, limit, "", revision)
 
     async def _go_on(
         self,
@@ -126,13 +135,10 @@ class Reader:
     ) -> Listing:
         if token.revision == continuation.INCONSISTENT:
             await self.reach("")
-            return self._from_cache(
-                kind, namespace, accepts, options.limit, token.start, self._cacher.revision
-            )
-        if (
-            _unchanged_since(self._cacher.of(kind), token.revision)
-            and self._cacher.revision >= token.revision
-        ):
+            revision = self._cacher.shown_by(await self.settled(kind))
+            return self._from_cache(kind, namespace, accepts, options.limit, token.start, revision)
+        cache = self._cacher.of(kind)
+        if _unchanged_since(cache, token.revision) and self._cacher.shown_by(cache) >= token.revision:
             return self._from_cache(kind, namespace, accepts, options.limit, token.start, token.revision)
         return await self._at(kind, namespace, options, accepts, token.revision, token.start)
 
@@ -169,7 +175,7 @@ class Reader:
         try:
             while True:
                 page = await self._store.list(prefix, start=position, limit=options.limit, revision=revision)
-                decoded = self._decode(kind, page.items)
+                decoded = await self._decode(kind, page.items)
                 entries += [entry for entry in decoded if accepts is None or accepts(entry)]
                 if not page.more or (options.limit and len(entries) >= options.limit):
                     break
@@ -186,11 +192,11 @@ class Reader:
         return Listing(entries, revision, token, remaining)
 
     @staticmethod
-    def _decode(kind: Kind, items: Iterable[Stored]) -> Entries:
+    async def _decode(kind: Kind, items: Iterable[Stored]) -> Entries:
         out = []
         base = len(PREFIX) + len(kind.storage_prefix) + 1
         for item in items:
-            obj = decode_stored(kind, item.value, item.revision)
+            obj = await decode_converted(kind, item.value, item.revision)
             out.append(make_entry(kind, item.key[base:], obj, item.revision))
         return out
 

@@ -25,7 +25,7 @@ from apiserver.registry.ownership import Ownership
 from apiserver.registry.patching import clone
 from apiserver.registry.reading import Reader, relative_key, selector_filter, storage_key
 from apiserver.rest.options import DeleteOptions, ListOptions
-from apiserver.storage.cacher import Cacher, decode_stored, encode_stored
+from apiserver.storage.cacher import Cacher, decode_converted, encode_converted
 from apiserver.storage.interface import RevisionMismatch, StorageError, Store
 
 Object = dict[str, Any]
@@ -153,7 +153,7 @@ class Registry:
             try:
                 return await self._settle(reservation, self._swap(call, new, current, removes)), False
             except RevisionMismatch as lost:
-                current = _current(call.kind, lost)
+                current = await _current(call.kind, lost)
                 live = True
             except StorageError as error:
                 raise faults.as_status(error, call.kind, call.name) from error
@@ -200,7 +200,7 @@ class Registry:
             try:
                 return await self._carry_out(kind, call, plan, current)
             except RevisionMismatch as lost:
-                current = _current(call.kind, lost)
+                current = await _current(call.kind, lost)
                 live = True
             except StorageError as error:
                 raise faults.as_status(error, kind, call.name) from error
@@ -241,7 +241,7 @@ class Registry:
             stored, _ = await self.store.get(storage_key(kind, namespace, name))
         except StorageError as error:
             raise faults.as_status(error, kind, name) from error
-        return decode_stored(kind, stored.value, stored.revision) if stored else None
+        return await decode_converted(kind, stored.value, stored.revision) if stored else None
 
     async def _next_state(self, call: Call, old: Object, compute: Compute) -> tuple[Object, bool]:
         """What the object becomes, checked; and whether writing it completes its deletion."""
@@ -314,7 +314,8 @@ class Registry:
                     if await self._live(kind, call.namespace, call.name) is not None:
                         raise errors.already_exists(kind.group, kind.resource, call.name)
                     return obj
-                stored = await self.store.create(key, encode_stored(kind, obj), ttl=self._ttl(kind))
+                value = await encode_converted(kind, obj)
+                stored = await self.store.create(key, value, ttl=self._ttl(kind))
             except StorageError as error:
                 status = faults.as_status(error, kind, call.name)
                 if not (generated and errors.is_already_exists(status) and attempt < NAME_ATTEMPTS - 1):
@@ -324,7 +325,7 @@ class Registry:
                 )
                 continue
             obj["metadata"]["resourceVersion"] = str(stored.revision)
-            return obj
+            return await _as_read(kind, obj, value)
         raise AssertionError("unreachable")
 
     async def _swap(self, call: Call, new: Object, old: Object, removes: bool) -> Object:
@@ -333,7 +334,7 @@ class Registry:
             return new
         if new == old and not removes:
             return old
-        value = encode_stored(kind, new)
+        value = await encode_converted(kind, new)
         key = storage_key(kind, call.namespace, call.name)
         if removes:
             revision = await self.store.delete(key, expected)
@@ -341,7 +342,7 @@ class Registry:
         else:
             revision = (await self.store.update(key, value, expected, ttl=self._ttl(kind))).revision
         new["metadata"]["resourceVersion"] = str(revision)
-        return new
+        return await _as_read(kind, new, value)
 
     async def _carry_out(
         self, kind: Kind, call: Call, plan: deletion.DeletePlan, old: Object
@@ -352,9 +353,8 @@ class Registry:
             revision = await self.store.delete(key, expected)
             await self._release(kind, plan.obj)
         else:
-            revision = (
-                await self.store.update(key, encode_stored(kind, plan.obj), expected, ttl=self._ttl(kind))
-            ).revision
+            value = await encode_converted(kind, plan.obj)
+            revision = (await self.store.update(key, value, expected, ttl=self._ttl(kind))).revision
         plan.obj["metadata"]["resourceVersion"] = str(revision)
         return plan.obj, plan.action == "remove"
 
@@ -367,7 +367,14 @@ class Registry:
         return self.settings.event_ttl if kind.resource == "events" else 0
 
 
-def _current(kind: Kind, lost: RevisionMismatch) -> Object | None:
+async def _current(kind: Kind, lost: RevisionMismatch) -> Object | None:
     """What a lost swap found in the place of what it expected."""
     found = lost.current
-    return decode_stored(kind, found.value, found.revision) if found else None
+    return await decode_converted(kind, found.value, found.revision) if found else None
+
+
+async def _as_read(kind: Kind, obj: Object, value: bytes) -> Object:
+    """What was written as the next reader sees it: another thing when it was converted to be stored."""
+    if kind.converter is None or kind.api_version == kind.converter.storage_version:
+        return obj
+    return await decode_converted(kind, value, int(obj["metadata"]["resourceVersion"]))

@@ -80,7 +80,8 @@ class Watcher:
         )
         if wants_state or not options.resource_version:
             await self._reader.reach(options.resource_version)
-            return self._stream(self._cacher.revision, bool(wants_state))
+            await self._reader.settled(self._kind)
+            return self._stream(self._cacher.shown_by(self._cache), bool(wants_state))
         version = parse_version(options.resource_version)
         await self._cacher.wait_for(version, FRESH_TIMEOUT)
         return self._stream(version, False)
@@ -131,12 +132,12 @@ class Watcher:
                 continue
             if self._watches.stopping or now() >= end:
                 if self._options.bookmarks:
-                    yield bookmark_frame(self._kind, self._cacher.revision)
+                    yield bookmark_frame(self._kind, self._cacher.shown_by(self._cache))
                 return
             if now() >= next_bookmark:
                 next_bookmark = now() + BOOKMARK_SECONDS
                 if self._options.bookmarks:
-                    yield bookmark_frame(self._kind, self._cacher.revision)
+                    yield bookmark_frame(self._kind, self._cacher.shown_by(self._cache))
                 continue
             await self._sleep(min(end, next_bookmark) - now())
 

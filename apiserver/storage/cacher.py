@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from apimachinery.scheme import Kind
 from apiserver.storage import codec
+from apiserver.storage.feeder import Feeder, Item
 from apiserver.storage.interface import PREFIX, Batch, Change, Compacted, StorageError, Store, Unavailable
 from apiserver.storage.watchcache import NOTHING, Entry, ResourceCache
 
@@ -43,6 +44,8 @@ class Cacher:
         self._asked = asyncio.Event()
         self._behind: list[tuple[int, asyncio.Future[None]]] = []
         self._held: dict[int, list[Change]] = {}  # by cache: what came while it was being listed
+        self._tasks: asyncio.TaskGroup | None = None
+        self._feeding: dict[int, asyncio.Task[None]] = {}
 
     def add(self, kind: Kind) -> None:
         """Serve a kind. Kinds that share a storage prefix (events) each get a cache of their own form."""
@@ -57,16 +60,21 @@ class Cacher:
         cache = ResourceCache()
         followed = self._resources.setdefault(kind.storage_prefix, [])
         followed.append((kind, cache))
+        if kind.converter is not None:
+            self._feed(kind, cache)
         held = self._held[id(cache)] = []
         try:
-            entries, revision = await self._read(kind)
+            items, revision = await self._read(kind)
             # A list of everything may have filled it meanwhile.
-            if not cache.generation:
-                cache.reset(entries, revision)
+            if cache.feeder is not None and not cache.feeder.started:
+                cache.feeder.reset(items, revision)
+            elif cache.feeder is None and not cache.generation:
+                cache.reset(self._entries(kind, items), revision)
             for change in held:
                 self._apply_to(kind, cache, change)
         except BaseException:
             followed[:] = [item for item in followed if item[1] is not cache]
+            self._stop_feeding(cache)
             raise
         finally:
             del self._held[id(cache)]
@@ -85,24 +93,40 @@ class Cacher:
         followed[:] = [item for item in followed if item[1] is not cache]
         if not followed:
             del self._resources[kind.storage_prefix]
+        self._stop_feeding(cache)
         cache.reset(dict(cache.entries), cache.latest)
 
-    async def _read(self, kind: Kind) -> tuple[dict[str, Entry], int]:
+    def _feed(self, kind: Kind, cache: ResourceCache) -> None:
+        assert self._tasks is not None and kind.converter is not None
+        cache.feeder = Feeder(kind, kind.converter, cache, read_entry)
+        self._feeding[id(cache)] = self._tasks.create_task(
+            cache.feeder.run(), name=f"feeder-{kind.group_resource}-{kind.version}"
+        )
+
+    def _stop_feeding(self, cache: ResourceCache) -> None:
+        if (task := self._feeding.pop(id(cache), None)) is not None:
+            task.cancel()
+
+    def shown_by(self, cache: ResourceCache) -> int:
+        """The revision whose state a cache shows: everything's, unless it waits for conversions."""
+        return self.revision if cache.feeder is None else int(cache.feeder.limit(self.revision))
+
+    async def _read(self, kind: Kind) -> tuple[list[Item], int]:
         """All stored objects of one kind and the revision they were read at."""
         prefix = f"{PREFIX}{kind.storage_prefix}/"
-        entries: dict[str, Entry] = {}
+        items: list[Item] = []
         start, revision = "", 0
         while True:
             page = await self._store.list(prefix, start=start, limit=PAGE, revision=revision)
             revision = page.revision
-            for item in page.items:
-                key = item.key[len(prefix) :]
-                entry = self._entry(kind, key, item.value, item.revision)
-                if entry is not None:
-                    entries[key] = entry
+            items += [Item(item.key[len(prefix) :], item.value, item.revision) for item in page.items]
             if not page.more or not page.items:
-                return entries, revision
+                return items, revision
             start = page.items[-1].key + "\0"
+
+    def _entries(self, kind: Kind, items: Iterable[Item]) -> dict[str, Entry]:
+        made = ((key, self._entry(kind, key, value or b"", revision)) for key, value, revision in items)
+        return {key: entry for key, entry in made if entry is not None}
 
     def of(self, kind: Kind) -> ResourceCache:
         return self._by_kind[(kind.group, kind.version, kind.resource)]
@@ -112,6 +136,7 @@ class Cacher:
         cancellation.
         """
         async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
             tasks.create_task(self._answer_questions(), name="cacher-confirm")
             await self._follow()
 
@@ -163,6 +188,7 @@ class Cacher:
     async def _list(self) -> None:
         """Read everything at one revision and replace the state of every resource with it."""
         fresh: dict[int, dict[str, Entry]] = {}
+        unread: dict[int, list[Item]] = {}
         start, revision = "", 0
         while True:
             page = await self._store.list(PREFIX, start=start, limit=PAGE, revision=revision)
@@ -170,6 +196,9 @@ class Cacher:
             for item in page.items:
                 forms, key = self._locate(item.key)
                 for kind, cache in forms:
+                    if cache.feeder is not None:
+                        unread.setdefault(id(cache), []).append(Item(key, item.value, item.revision))
+                        continue
                     entry = self._entry(kind, key, item.value, item.revision)
                     if entry is not None:
                         fresh.setdefault(id(cache), {})[key] = entry
@@ -178,7 +207,10 @@ class Cacher:
             start = page.items[-1].key + "\0"
         for followed in self._resources.values():
             for _, cache in followed:
-                cache.reset(fresh.get(id(cache), {}), revision)
+                if cache.feeder is not None:
+                    cache.feeder.reset(unread.get(id(cache), []), revision)
+                else:
+                    cache.reset(fresh.get(id(cache), {}), revision)
         self._advance(revision)
         self.ready.set()
 
@@ -199,9 +231,12 @@ class Cacher:
 
     def _apply_to(self, kind: Kind, cache: ResourceCache, change: Change) -> None:
         """Invariant: a cache listed at a revision takes only what is newer, however late it comes."""
+        key = change.key[len(PREFIX) + len(kind.storage_prefix) + 1 :]
+        if cache.feeder is not None:
+            cache.feeder.change(Item(key, change.value, change.revision))
+            return
         if change.revision <= cache.floor:
             return
-        key = change.key[len(PREFIX) + len(kind.storage_prefix) + 1 :]
         if change.value is None:
             cache.apply(key, change.revision, None)
             return
@@ -221,10 +256,10 @@ class Cacher:
     def _entry(self, kind: Kind, key: str, value: bytes, revision: int) -> Entry | None:
         try:
             obj = decode_stored(kind, value, revision)
-            return make_entry(kind, key, obj, revision)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             logger.error("cannot read stored object %s%s/%s: %r", PREFIX, kind.storage_prefix, key, error)
             return None
+        return read_entry(kind, key, obj, revision)
 
     def _advance(self, revision: int) -> None:
         self.revision = max(self.revision, revision)
@@ -258,9 +293,33 @@ def decode_stored(kind: Kind, value: bytes, revision: int) -> codec.Object:
     return kind.from_storage(obj) if kind.from_storage else obj
 
 
+async def decode_converted(kind: Kind, value: bytes, revision: int) -> codec.Object:
+    """The same for a kind that may have to be converted. Raises StatusError when that fails."""
+    if kind.converter is None:
+        return decode_stored(kind, value, revision)
+    obj = (await kind.converter.convert([codec.from_storage(value, revision)], kind.api_version))[0]
+    return kind.from_storage(obj) if kind.from_storage else obj
+
+
+async def encode_converted(kind: Kind, obj: codec.Object) -> bytes:
+    """The bytes to store for an object that may have to be converted. Raises StatusError."""
+    if kind.converter is not None and kind.api_version != kind.converter.storage_version:
+        obj = (await kind.converter.convert([codec.clone(obj)], kind.converter.storage_version))[0]
+    return encode_stored(kind, obj)
+
+
 def encode_stored(kind: Kind, obj: codec.Object) -> bytes:
     """The bytes to store for an object of this kind."""
     return codec.to_storage(kind.to_storage(obj) if kind.to_storage else obj)
+
+
+def read_entry(kind: Kind, key: str, obj: codec.Object, revision: int) -> Entry | None:
+    """The same for what was stored by anybody: None, and a word in the log, for what is no object."""
+    try:
+        return make_entry(kind, key, obj, revision)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        logger.error("cannot read stored object %s%s/%s: %r", PREFIX, kind.storage_prefix, key, error)
+        return None
 
 
 def make_entry(kind: Kind, key: str, obj: codec.Object, revision: int) -> Entry:

@@ -22,6 +22,12 @@ def from_storage(value: bytes, revision: int) -> Object:
     return obj
 
 
+def clone(obj: Object) -> Object:
+    """A deep copy."""
+    copy: Object = orjson.loads(orjson.dumps(obj))
+    return copy
+
+
 def encode(obj: Any) -> bytes:
     """Encode for the wire."""
     return orjson.dumps(obj)

@@ -120,6 +120,7 @@ class ResourceCache:
         self._log: list[Event] = []
         self._offset = 0
         self._waiting: set[Callable[[], None]] = set()
+        self.feeder: Any = None  # storage/feeder.py, of a kind whose objects are converted
 
     def reset(self, entries: Mapping[str, Entry], revision: int) -> None:
         """Replace everything with a fresh list read at `revision`."""

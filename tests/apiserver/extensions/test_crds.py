@@ -365,7 +365,7 @@ S = f"{V}/schema/openAPIV3Schema"
         (f"{S}/properties/spec", {"type": "string", "pattern": "("}, "properties[spec].pattern"),
         (f"{S}/properties/spec", {"type": "integer", "default": "x"}, "properties[spec].default"),
         ("spec/preserveUnknownFields", True, "spec.preserveUnknownFields"),
-        ("spec/conversion", {"strategy": "Webhook"}, "spec.conversion.strategy"),
+        ("spec/conversion", {"strategy": "Webhook"}, "spec.conversion.webhookClientConfig"),
         ("spec/group", "k8s.io", "metadata.annotations[api-approved.kubernetes.io]"),
         (f"{V}/selectableFields", [{"jsonPath": ".spec.parts"}], "selectableFields[0].jsonPath"),
         (f"{V}/additionalPrinterColumns", [{"name": "X", "type": "string", "jsonPath": "x"}], "jsonPath"),
