@@ -1,0 +1,147 @@
+"""Member processes: etcdlite, the real etcd, or one that is broken on purpose."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deploy.faults import fsync
+from tests.robustness.lab import CLIENT_PORT, DIES_WITH_US, METRICS_PORT, PEER_PORT, Certificates, Host
+
+ROOT = Path(__file__).parents[2]
+ETCD = "etcd"
+ETCDLITE = "etcdlite"
+COMMON = {"snapshot-count": "500", "heartbeat-interval": "100", "election-timeout": "1000"}
+OURS = {"watch-progress-notify-interval": "1s"}
+
+
+def program(kind: str) -> list[str]:
+    """The command that runs a member of this kind: `etcd`, `etcdlite`, or a name of broken.STORES."""
+    if kind == ETCD:
+        return [shutil.which("etcd") or "etcd"]
+    module = ["etcdlite"] if kind == ETCDLITE else ["tests.robustness.broken", kind]
+    return [sys.executable, "-m", *module]
+
+
+@dataclass
+class Member:
+    """One member, started and ended any number of times on the same host and data."""
+
+    kind: str
+    host: Host
+    peers: dict[str, str]  # name -> peer URL, of the first members
+    folder: Path
+    certificates: Certificates
+    state: str = "new"
+    generation: int = 0
+    process: subprocess.Popen[bytes] | None = None
+    deaths: list[str] = field(default_factory=list)  # those nobody ordered
+
+    @property
+    def name(self) -> str:
+        return self.host.name
+
+    @property
+    def url(self) -> str:
+        """Where clients find it."""
+        return f"https://{self.host.address}:{CLIENT_PORT}"
+
+    @property
+    def peer_url(self) -> str:
+        return f"https://{self.host.address}:{PEER_PORT}"
+
+    @property
+    def disk(self) -> Path:
+        """Its disk: what can be filled."""
+        return self.folder / "disk"
+
+    @property
+    def data(self) -> Path:
+        return self.disk / f"data-{self.generation}"
+
+    @property
+    def rule(self) -> Path:
+        """What its fsync does: see deploy/faults/fsync.py."""
+        return self.folder / "fsync-rule"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Of the running process."""
+        assert self.process is not None, f"{self.name} was never started"
+        return self.process.pid
+
+    def flags(self) -> dict[str, str]:
+        """The command line's, as etcd names them."""
+        server, key, ca = (
+            str(path)
+            for path in (self.certificates.server, self.certificates.server_key, self.certificates.ca)
+        )
+        return {
+            "name": self.name,
+            "data-dir": str(self.data),
+            "listen-client-urls": f"{self.url},https://127.0.0.1:{CLIENT_PORT}",
+            "advertise-client-urls": self.url,
+            "listen-peer-urls": self.peer_url,
+            "initial-advertise-peer-urls": self.peer_url,
+            "initial-cluster": ",".join(f"{name}={url}" for name, url in self.peers.items()),
+            "initial-cluster-state": self.state,
+            "listen-metrics-urls": f"http://127.0.0.1:{METRICS_PORT}",
+            "cert-file": server,
+            "key-file": key,
+            "trusted-ca-file": ca,
+            "client-cert-auth": "true",
+            "peer-cert-file": server,
+            "peer-key-file": key,
+            "peer-trusted-ca-file": ca,
+            "peer-client-cert-auth": "true",
+            **COMMON,
+            **({"logger": "zap"} if self.kind == ETCD else OURS),
+        }
+
+    def start(self) -> None:
+        """Start (again) on the same data. From the main thread: the process dies with its maker."""
+        argv = [*program(self.kind), *(f"--{flag}={value}" for flag, value in self.flags().items())]
+        under = [*DIES_WITH_US, "nsenter", f"--net={self.host.network}", "--"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*under, *fsync.command(self.rule, argv)], cwd=ROOT, env=environment, stdout=log, stderr=log
+            )
+
+    def end(self, how: int = signal.SIGKILL, timeout: float = 20.0) -> None:
+        """End it by a signal; one that does not end in time is killed, and that is noted."""
+        if self.process is None:
+            return
+        self.process.send_signal(how)
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.deaths.append(f"{self.name} did not end within {timeout:g} s of signal {how}")
+            self.process.kill()
+            self.process.wait()
+        self.process = None
+
+    def note_death(self) -> str | None:
+        """What killed it, if it ended by itself since the last look."""
+        if self.process is None or self.process.poll() is None:
+            return None
+        code, self.process = self.process.returncode, None
+        return f"{self.name} ended by itself (status {code}): {' | '.join(self.tail(6))}"
+
+    def tail(self, lines: int) -> Sequence[str]:
+        """The last lines of its log."""
+        return self.log.read_text(errors="replace").splitlines()[-lines:] if self.log.exists() else []
