@@ -116,7 +116,7 @@ def _check_order(call: Call, response: Response, wrote: bool, seen: Seen, findin
     floor, witness = seen.before(call.invoked)
     if response.revision > floor or (response.revision == floor and not wrote):
         return
-    shown = f"revision {floor} had been shown before it began"
+    shown = f"revision {floor} had been shown before it began" + ("" if witness else ", by a watch")
     rule = "write in the past" if wrote else "stale read"
     calls = (call,) if witness is None else (witness, call)
     findings.violations.append(Violation(rule, f"made at revision {response.revision}; {shown}", calls))

@@ -25,13 +25,14 @@ def judge(history: History) -> list[Violation]:
     return found
 
 
-def explain(violations: Sequence[Violation], *, limit: int = 8) -> str:
-    """What to show of many violations: one of each kind first, since one cause breaks many promises."""
-    kinds: dict[str, Violation] = {}
+def explain(violations: Sequence[Violation]) -> str:
+    """What to show of many violations: the shortest of each kind, since one cause breaks many promises."""
+    kinds: dict[str, list[Violation]] = {}
     for violation in violations:
-        kinds.setdefault(violation.rule, violation)
-    chosen = [*kinds.values(), *(one for one in violations if one not in kinds.values())][:limit]
-    lines = [str(violation) for violation in chosen]
-    if len(violations) > len(chosen):
-        lines.append(f"and {len(violations) - len(chosen)} more")
+        kinds.setdefault(violation.rule, []).append(violation)
+    lines = []
+    for alike in kinds.values():
+        lines.append(str(min(alike, key=lambda one: len(str(one)))))
+        if len(alike) > 1:
+            lines.append(f"    and {len(alike) - 1} more of this kind")
     return "\n".join(lines)

@@ -63,7 +63,6 @@ NOT_STARTED = frozenset(
     {
         "etcdserver: no leader",
         "etcdserver: not leader",
-        "etcdserver: server stopped",
         "etcdserver: too many requests",
         "etcdserver: unhealthy cluster",
         "etcdserver: rpc not supported for learner",

@@ -116,6 +116,18 @@ def test_a_write_whose_answer_is_lost_is_not_repeated() -> None:
     play(story)
 
 
+def test_a_member_that_stops_may_have_begun_the_write() -> None:
+    """A member that ends says so to every write it holds, also to those it has sent to the others."""
+
+    async def story(client: EtcdClient, member: Member) -> None:
+        member.failures["Put"] = [(grpc.StatusCode.UNAVAILABLE, "etcdserver: server stopped")]
+        with pytest.raises(OutcomeUnknown):
+            await client.put(b"k", b"v")
+        assert member.calls == ["Put"]
+
+    play(story)
+
+
 def test_a_write_that_was_not_started_is_repeated() -> None:
     async def story(client: EtcdClient, member: Member) -> None:
         member.failures["Put"] = [(grpc.StatusCode.UNAVAILABLE, "etcdserver: no leader")] * 2
