@@ -191,7 +191,7 @@ def build(given: flags.Values) -> EtcdServer:
     config = _consensus_config(given, cluster, data_dir)
     tls = _client_tls(given)
     if tls is not None:
-        tls.credentials()  # a file that cannot be read is better known now than after the election
+        tls.context()  # a file that cannot be read is better known now than after the election
     listen = Listen(
         client_urls=given.listen_client_urls,
         metrics_urls=given.listen_metrics_urls,

@@ -1,21 +1,25 @@
 """The gRPC front: which method of which service is answered by what, errors to codes, and TLS.
 
-Answers arrive here encoded already, so gRPC gets bytes. A method of the API that nothing answers is refused
-by name.
+Answers arrive here encoded already, so the wire gets bytes. A method of the API that nothing answers is
+refused by name.
 """
 
 from __future__ import annotations
 
-import logging
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import grpc
-import grpc.aio
+from google.protobuf.message import DecodeError
 
+from componentbase import tlsutil
+from componentbase.grpcwire.connection import Limits
+from componentbase.grpcwire.server import Call, Method, Server, StreamCall, Streaming, Unary
+from componentbase.grpcwire.status import Code, RpcError
 from etcdlite.mvcc.errors import StoreError
 from etcdlite.pb import health_pb2, rpc_pb2, v3election_pb2, v3lock_pb2
 from etcdlite.server import errors
@@ -26,12 +30,9 @@ from etcdlite.server.coordination import Election, Lock
 from etcdlite.server.kv import KV, Lease
 from etcdlite.server.watching import WatchService
 
-log = logging.getLogger(__name__)
-
-Unary = Callable[[Any], Awaitable[bytes]]
+UnaryMethod = Callable[[Any], Awaitable[bytes]]
 
 _OVERHEAD_BYTES: Final = 512 * 1024  # etcd's grpcOverheadBytes
-_STATUS: Final = grpc.StatusCode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +44,10 @@ class ServerTLS:
     ca: Path | None = None
     require_client: bool = False
 
-    def credentials(self) -> grpc.ServerCredentials:
+    def context(self) -> ssl.SSLContext:
         """Read the files. Raises OSError."""
-        return grpc.ssl_server_credentials(
-            [(self.key.read_bytes(), self.cert.read_bytes())],
-            root_certificates=self.ca.read_bytes() if self.ca else None,
-            require_client_auth=self.require_client,
-        )
+        ca = self.ca if self.require_client else None
+        return tlsutil.server_context(self.cert, self.key, ca, self.require_client)
 
 
 _MODULES: Final = {"etcdserverpb": rpc_pb2, "v3electionpb": v3election_pb2, "v3lockpb": v3lock_pb2}
@@ -65,18 +63,18 @@ class _Gate:
     def __init__(self, member: Member, *, trust_certificates: bool) -> None:
         self._member, self._trust_certificates = member, trust_certificates
 
-    def enter(self, method: str, request: Any, context: Any) -> None:
+    def enter(self, method: str, request: Any, call: Call) -> None:
         """Raises NotSupportedForLearner."""
         if self._member.machine.auth.enabled:
-            credentials.set(self._credentials(context))
+            credentials.set(self._credentials(call))
         if self._member.is_learner and not _learners_too(method, request):
             raise errors.NotSupportedForLearner
 
-    def _credentials(self, context: Any) -> Credentials:
-        metadata = dict(context.invocation_metadata() or ())
+    def _credentials(self, call: Call) -> Credentials:
+        metadata = dict(call.metadata)
         token = metadata.get("token") or metadata.get("authorization") or ""
-        names = context.auth_context().get("x509_common_name", ()) if self._trust_certificates else ()
-        return Credentials(str(token), names[0].decode() if names and not token else "")
+        name = call.common_name if self._trust_certificates and not token else ""
+        return Credentials(str(token), name)
 
 
 def _learners_too(method: str, request: Any) -> bool:
@@ -86,67 +84,83 @@ def _learners_too(method: str, request: Any) -> bool:
     return method in ("Maintenance/Status", "Maintenance/Snapshot")
 
 
-def _unary(gate: _Gate, name: str, method: Unary, request_type: Any) -> Any:
-    async def handle(request: Any, context: Any) -> bytes:
+def _refusal(error: StoreError) -> RpcError:
+    return RpcError(errors.WIRE[type(error)], error.text)
+
+
+def _decode(request_type: Any, message: bytes) -> Any:
+    try:
+        return request_type.FromString(message)
+    except DecodeError as error:
+        raise RpcError(Code.INTERNAL, f"grpc: error unmarshalling request: {error}") from None
+
+
+def _unary(gate: _Gate, name: str, method: UnaryMethod, request_type: Any) -> Unary:
+    async def handle(message: bytes, call: Call) -> bytes:
+        request = _decode(request_type, message)
         try:
-            gate.enter(name, request, context)
+            gate.enter(name, request, call)
             return await method(request)
         except StoreError as error:
-            await context.abort(errors.WIRE[type(error)], error.text)
-            raise  # abort has raised already; this tells the type checker so
+            raise _refusal(error) from None
 
-    return grpc.unary_unary_rpc_method_handler(handle, request_deserializer=request_type.FromString)
+    return Unary(handle)
 
 
 def _server_stream(
     gate: _Gate, name: str, method: Callable[[Any], AsyncIterator[bytes]], request_type: Any
-) -> Any:
-    async def handle(request: Any, context: Any) -> AsyncIterator[bytes]:
+) -> Streaming:
+    async def handle(call: StreamCall) -> None:
+        request = _decode(request_type, await call.read() or b"")
         try:
-            gate.enter(name, request, context)
-            async for response in method(request):
-                yield response
+            gate.enter(name, request, call)
+            async with aclosing(method(request)) as responses:  # type: ignore[type-var]
+                async for response in responses:
+                    await call.write(response)
         except StoreError as error:
-            await context.abort(errors.WIRE[type(error)], error.text)
+            raise _refusal(error) from None
 
-    return grpc.unary_stream_rpc_method_handler(handle, request_deserializer=request_type.FromString)
+    return Streaming(handle)
 
 
 def _streams(
     gate: _Gate, name: str, method: Callable[[AsyncIterator[Any]], AsyncIterator[bytes]], request_type: Any
-) -> Any:
-    async def handle(requests: AsyncIterator[Any], context: Any) -> AsyncIterator[bytes]:
+) -> Streaming:
+    async def requests(call: StreamCall) -> AsyncIterator[Any]:
+        while (message := await call.read()) is not None:
+            yield _decode(request_type, message)
+
+    async def handle(call: StreamCall) -> None:
         try:
-            gate.enter(name, None, context)
-            async for response in method(requests):
-                yield response
+            gate.enter(name, None, call)
+            async with aclosing(method(requests(call))) as responses:  # type: ignore[type-var]
+                async for response in responses:
+                    await call.write(response)
         except StoreError as error:
-            await context.abort(errors.WIRE[type(error)], error.text)
+            raise _refusal(error) from None
 
-    return grpc.stream_stream_rpc_method_handler(handle, request_deserializer=request_type.FromString)
+    return Streaming(handle)
 
 
-def _watch(gate: _Gate, service: WatchService) -> Any:
-    async def handle(_requests: Any, context: Any) -> None:
-        wanted = ("hasleader", "true") in [(key, value) for key, value in context.invocation_metadata() or ()]
+def _watch(gate: _Gate, service: WatchService) -> Streaming:
+    async def handle(call: StreamCall) -> None:
         try:
-            gate.enter("Watch/Watch", None, context)
-            await service.watch(context, require_leader=wanted)
+            gate.enter("Watch/Watch", None, call)
+            await service.watch(call, require_leader=("hasleader", "true") in call.metadata)
         except StoreError as error:
-            await context.abort(errors.WIRE[type(error)], error.text)
+            raise _refusal(error) from None
 
-    deserializer = rpc_pb2.WatchRequest.FromString
-    return grpc.stream_stream_rpc_method_handler(handle, request_deserializer=deserializer)
+    return Streaming(handle)
 
 
-def _refused(name: str) -> Unary:
+def _refused(name: str) -> UnaryMethod:
     async def refuse(_request: Any) -> bytes:
         raise errors.NotSupported(name)
 
     return refuse
 
 
-def _unary_methods(member: Member) -> Mapping[str, Unary]:
+def _unary_methods(member: Member) -> Mapping[str, UnaryMethod]:
     """What answers which method of one request and one answer, by `Service/Method`."""
     kv, lease, cluster = KV(member), Lease(member), Cluster(member)
     maintenance, auth = Maintenance(member), Auth(member)
@@ -182,7 +196,7 @@ def _unary_methods(member: Member) -> Mapping[str, Unary]:
     }
 
 
-def _auth_methods(auth: Auth) -> Mapping[str, Unary]:
+def _auth_methods(auth: Auth) -> Mapping[str, UnaryMethod]:
     return {
         "Auth/AuthEnable": auth.enable,
         "Auth/AuthDisable": auth.disable,
@@ -204,85 +218,65 @@ def _auth_methods(auth: Auth) -> Mapping[str, Unary]:
     }
 
 
-def _answered(member: Member, watch: WatchService, gate: _Gate) -> Mapping[str, dict[str, Any]]:
-    """Handlers by full service name and method. What of the API nothing answers is refused by name."""
+def _methods(member: Member, watch: WatchService, gate: _Gate) -> dict[str, Method]:
+    """What answers each method, by its path. What of the API nothing answers is refused by name."""
     unary = _unary_methods(member)
-    handlers: dict[str, dict[str, Any]] = {}
+    methods: dict[str, Method] = {}
     for module in _MODULES.values():
         for service in module.DESCRIPTOR.services_by_name.values():
-            methods = handlers[service.full_name] = {}
             for method in service.methods:
                 name = f"{service.name}/{method.name}"
                 answer = unary.get(name) or _refused(name)
-                methods[method.name] = _unary(gate, name, answer, _message(method.input_type))
-    api = "etcdserverpb."
-    handlers[f"{api}Watch"]["Watch"] = _watch(gate, watch)
-    handlers[f"{api}Lease"]["LeaseKeepAlive"] = _streams(
-        gate, "Lease/LeaseKeepAlive", Lease(member).keep_alive, rpc_pb2.LeaseKeepAliveRequest
-    )
-    handlers[f"{api}Maintenance"]["Snapshot"] = _server_stream(
-        gate, "Maintenance/Snapshot", Maintenance(member).snapshot, rpc_pb2.SnapshotRequest
-    )
-    handlers["v3electionpb.Election"]["Observe"] = _server_stream(
-        gate, "Election/Observe", Election(member).observe, v3election_pb2.LeaderRequest
-    )
-    return handlers
+                path = f"/{service.full_name}/{method.name}"
+                methods[path] = _unary(gate, name, answer, _message(method.input_type))
+    return methods | {
+        "/etcdserverpb.Watch/Watch": _watch(gate, watch),
+        "/etcdserverpb.Lease/LeaseKeepAlive": _streams(
+            gate, "Lease/LeaseKeepAlive", Lease(member).keep_alive, rpc_pb2.LeaseKeepAliveRequest
+        ),
+        "/etcdserverpb.Maintenance/Snapshot": _server_stream(
+            gate, "Maintenance/Snapshot", Maintenance(member).snapshot, rpc_pb2.SnapshotRequest
+        ),
+        "/v3electionpb.Election/Observe": _server_stream(
+            gate, "Election/Observe", Election(member).observe, v3election_pb2.LeaderRequest
+        ),
+        "/grpc.health.v1.Health/Check": _health(member),
+    }
 
 
-def _health(member: Member) -> Any:
-    async def check(request: Any, context: Any) -> Any:
+def _health(member: Member) -> Unary:
+    states = health_pb2.HealthCheckResponse.ServingStatus
+
+    async def check(message: bytes, _call: Call) -> bytes:
+        request = _decode(health_pb2.HealthCheckRequest, message)
         if request.service not in ("", "etcdserverpb.Health"):
-            await context.abort(_STATUS.NOT_FOUND, "unknown service")
+            raise RpcError(Code.NOT_FOUND, "unknown service")
         serving = member.requests.consensus.status().leader_id != 0
-        states = health_pb2.HealthCheckResponse.ServingStatus
-        return health_pb2.HealthCheckResponse(status=states.SERVING if serving else states.NOT_SERVING)
+        status = states.SERVING if serving else states.NOT_SERVING
+        return health_pb2.HealthCheckResponse(status=status).SerializeToString()
 
-    handler = grpc.unary_unary_rpc_method_handler(
-        check,
-        request_deserializer=health_pb2.HealthCheckRequest.FromString,
-        response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
-    )
-    return grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": handler})
+    return Unary(check)
 
 
-def build_server(
-    member: Member, watch: WatchService, listen_urls: Sequence[str], tls: ServerTLS | None
-) -> grpc.aio.Server:
-    """A server bound to the client URLs, not started. Raises OSError when an address cannot be had,
-    ValueError when a URL asks for TLS and there are no files for it.
-    """
-    limit = member.settings.max_request_bytes + _OVERHEAD_BYTES
-    server = grpc.aio.server(
-        options=(
-            ("grpc.max_receive_message_length", limit),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.so_reuseport", 0),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 5000),
-            ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.max_concurrent_streams", 1_000_000),
-        )
-    )
+def build_server(member: Member, watch: WatchService, tls: ServerTLS | None, *, grace: float) -> Server:
+    """The server of the client API; it listens on nothing yet."""
     gate = _Gate(member, trust_certificates=tls is not None and tls.require_client)
-    services = [
-        grpc.method_handlers_generic_handler(service, handlers)
-        for service, handlers in _answered(member, watch, gate).items()
-    ]
-    server.add_generic_rpc_handlers((*services, _health(member)))
-    for url in listen_urls:
-        _bind(server, url, tls)
-    return server
+    limits = Limits(max_message=member.settings.max_request_bytes + _OVERHEAD_BYTES)
+    return Server(_methods(member, watch, gate), limits=limits, grace=grace)
 
 
-def _bind(server: grpc.aio.Server, url: str, tls: ServerTLS | None) -> None:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https"):
-        raise ValueError(f"--listen-client-urls: scheme of {url!r} is not supported")
-    if parts.scheme == "https" and tls is None:
-        raise ValueError(f"--listen-client-urls: {url!r} needs --cert-file and --key-file")
-    try:
-        if parts.scheme == "https" and tls is not None:
-            server.add_secure_port(parts.netloc, tls.credentials())
-        else:
-            server.add_insecure_port(parts.netloc)
-    except RuntimeError as error:
-        raise OSError(f"cannot listen on {url}: {error}") from error
+async def listen(server: Server, urls: Sequence[str], tls: ServerTLS | None) -> None:
+    """Serve at the client URLs. Raises OSError when an address cannot be had, ValueError when a URL asks for
+    TLS and there are no files for it.
+    """
+    for url in urls:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https"):
+            raise ValueError(f"--listen-client-urls: scheme of {url!r} is not supported")
+        if parts.scheme == "https" and tls is None:
+            raise ValueError(f"--listen-client-urls: {url!r} needs --cert-file and --key-file")
+        context = tls.context() if parts.scheme == "https" and tls is not None else None
+        try:
+            await server.listen(parts.hostname or "", parts.port or 2379, context)
+        except OSError as error:
+            raise OSError(f"cannot listen on {url}: {error}") from error

@@ -19,7 +19,7 @@ from etcdlite.pb import internal_pb2
 from etcdlite.pb import rpc_pb2 as rpc
 from etcdlite.server import autocompact, http, requests
 from etcdlite.server.context import Member, Settings
-from etcdlite.server.grpcserver import ServerTLS, build_server
+from etcdlite.server.grpcserver import ServerTLS, build_server, listen
 from etcdlite.server.machine import Machine
 from etcdlite.server.requests import Requests
 from etcdlite.server.watching import WatchService
@@ -108,13 +108,10 @@ class EtcdServer:
     async def _serve_clients(self) -> None:
         """Like etcd, a member opens its client port once it knows a leader."""
         await self.consensus.wait_leader()
-        server = build_server(self.member, self.watch, self._listen.client_urls, self._listen.tls)
-        await server.start()
-        log.info(READY, extra={"urls": ",".join(self._listen.client_urls)})
-        try:
+        async with build_server(self.member, self.watch, self._listen.tls, grace=_STOP_GRACE) as server:
+            await listen(server, self._listen.client_urls, self._listen.tls)
+            log.info(READY, extra={"urls": ",".join(self._listen.client_urls)})
             await asyncio.Event().wait()
-        finally:
-            await server.stop(_STOP_GRACE)
 
     async def _serve_probes(self) -> None:
         await http.serve(self.member, self.watch, self._listen.metrics_urls, self._listen.metrics_tls)

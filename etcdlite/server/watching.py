@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
+from componentbase.grpcwire.server import StreamCall
 from etcdlite.mvcc import errors as mvcc
 from etcdlite.mvcc import wire
 from etcdlite.mvcc.watch import Delivery, Outbox, Watcher
@@ -39,7 +40,7 @@ class WatchService:
         """Open streams."""
         return len(self._streams)
 
-    async def watch(self, call: Any, *, require_leader: bool) -> None:
+    async def watch(self, call: StreamCall, *, require_leader: bool) -> None:
         """Serve one stream until the client ends it. Raises NoLeader if it asked to be told."""
         stream = _Stream(self._member, call, require_leader=require_leader)
         self._streams.add(stream)
@@ -89,7 +90,7 @@ class WatchService:
 
 
 class _Stream:
-    def __init__(self, member: Member, call: Any, *, require_leader: bool) -> None:
+    def __init__(self, member: Member, call: StreamCall, *, require_leader: bool) -> None:
         self._member = member
         self._machine = member.machine
         self._call = call
@@ -128,7 +129,8 @@ class _Stream:
     # -- requests
 
     async def _read(self) -> None:
-        while (request := await self._call.read()) and isinstance(request, rpc.WatchRequest):
+        while (message := await self._call.read()) is not None:
+            request = rpc.WatchRequest.FromString(message)
             match request.WhichOneof("request_union"):
                 case "create_request":
                     self._create(request.create_request)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import grpc
 import pytest
 
+from componentbase.grpcwire.status import Code
 from etcdlite.consensus import errors as consensus
 from etcdlite.mvcc.errors import StoreError
 from etcdlite.server import errors
@@ -49,4 +49,4 @@ def test_what_consensus_raises(raised: consensus.ConsensusError, text: str) -> N
 def test_unsupported_is_named() -> None:
     refusal = errors.NotSupported("Auth/UserAdd")
     assert refusal.text == "etcdlite: Auth/UserAdd is not supported"
-    assert errors.WIRE[type(refusal)] is grpc.StatusCode.UNIMPLEMENTED
+    assert errors.WIRE[type(refusal)] is Code.UNIMPLEMENTED

@@ -85,7 +85,7 @@ def test_members_of_one_ca_form_a_cluster(tmp_path: Path) -> None:
             ["--client-cert-auth", "--cert-file=x", "--key-file=y"],
             "--client-cert-auth needs --trusted-ca-file",
         ),
-        (["--cert-file=/nowhere/c.pem", "--key-file=/nowhere/k.pem"], "/nowhere/k.pem"),
+        (["--cert-file=/nowhere/c.pem", "--key-file=/nowhere/k.pem"], "/nowhere/c.pem"),
         (["--cert-file=x"], "--cert-file and --key-file must be given together"),
         (["--listen-client-urls=https://127.0.0.1:1"], "https needs --cert-file and --key-file"),
         (["--initial-cluster=other=http://127.0.0.1:1"], "couldn't find local name 'm0'"),
