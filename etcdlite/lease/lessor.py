@@ -8,7 +8,9 @@ leader acts on it, by proposing a revocation. A new leader gives every lease its
 lessor.Promote); a lease may live too long, never too short.
 
 Unlike etcd, a renewal is an entry of the log. It costs a write, and in return any member can answer one, and
-an acknowledged renewal is known to every later leader.
+an acknowledged renewal is known to every later leader. A leader decides that a lease is over by what it has
+applied; a renewal may be on its way into the log by then, or the leader may have been deposed while it was
+frozen. So its proposal names the last renewal it knew, and one that comes after a newer renewal does nothing.
 """
 
 from __future__ import annotations
@@ -25,11 +27,14 @@ REVOKES_AT_ONCE = 1000  # proposals per expiry round
 
 @dataclass(slots=True)
 class Lease:
-    """`ttl` in whole seconds; `expires` on the clock of whoever calls."""
+    """`ttl` in whole seconds; `expires` on the clock of whoever calls; `renewed` is the index of the log's
+    entry that granted it or renewed it last.
+    """
 
     id: int
     ttl: int
     expires: float
+    renewed: int = 0
     keys: set[bytes] = field(default_factory=set)
 
     def remaining(self, now: float) -> int:
@@ -55,27 +60,27 @@ class Lessor:
         self._leases.clear()
         self._by_key.clear()
 
-    def restore(self, rows: Iterable[tuple[int, int]], now: float) -> None:
-        """Leases (id, ttl) as the database has them. Attachments follow from the keys."""
-        for id, ttl in rows:
-            self._leases[id] = Lease(id, ttl, now + ttl)
+    def restore(self, rows: Iterable[tuple[int, int, int]], now: float) -> None:
+        """Leases (id, ttl, renewed) as the database has them. Attachments follow from the keys."""
+        for id, ttl, renewed in rows:
+            self._leases[id] = Lease(id, ttl, now + ttl, renewed)
 
     # -- what the log says
 
-    def grant(self, id: int, ttl: int, now: float) -> Lease:
+    def grant(self, id: int, ttl: int, now: float, index: int) -> Lease:
         """Create a lease. Raises LeaseExists, LeaseTTLTooLarge."""
         if ttl > MAX_TTL:
             raise LeaseTTLTooLarge
         if id in self._leases:
             raise LeaseExists
         ttl = max(ttl, self._minimum_ttl)
-        lease = self._leases[id] = Lease(id, ttl, now + ttl)
+        lease = self._leases[id] = Lease(id, ttl, now + ttl, index)
         return lease
 
-    def renew(self, id: int, now: float) -> Lease:
+    def renew(self, id: int, now: float, index: int) -> Lease:
         """Give a lease its full time again. Raises LeaseNotFound."""
         lease = self.get(id)
-        lease.expires = now + lease.ttl
+        lease.expires, lease.renewed = now + lease.ttl, index
         return lease
 
     def revoke(self, id: int) -> list[bytes]:

@@ -21,7 +21,7 @@ from etcdlite.auth import apply as auth_apply
 from etcdlite.auth import guard
 from etcdlite.auth.store import AuthStore
 from etcdlite.consensus.statemachine import Entry, SnapshotSource
-from etcdlite.lease.lessor import Lessor
+from etcdlite.lease.lessor import Lease, Lessor
 from etcdlite.mvcc import txn, wire
 from etcdlite.mvcc.backend import Backend
 from etcdlite.mvcc.errors import CorruptionAlarm, NoSpace, StoreError
@@ -67,6 +67,7 @@ class Machine:
         self.hub = WatchHub()
         self.alarms: set[tuple[int, int]] = set()
         self.auth = AuthStore(lambda table, row, value: self.store.put_row(table, row, value))
+        self._index = 0  # of the entry being applied
         self._load_tables()
         self.store = Store(self.backend, self.lessor, self._changed)
         self._dirty, self._full, self._compacting = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -82,7 +83,11 @@ class Machine:
     def _load_tables(self) -> None:
         self.lessor.clear()
         leases = (
-            (int.from_bytes(k, "big", signed=True), int.from_bytes(v, "big"))
+            (
+                int.from_bytes(k, "big", signed=True),
+                int.from_bytes(v[:8], "big"),
+                int.from_bytes(v[8:], "big"),
+            )
             for k, v in self.backend.rows("lease")
         )
         self.lessor.restore(leases, self.monotonic())
@@ -107,6 +112,7 @@ class Machine:
             if entry.index <= self.store.applied_index:
                 continue
             if entry.data:
+                self._index = entry.index
                 self._apply_one(internal_pb2.InternalRaftRequest.FromString(entry.data))
             self.store.applied(entry.index, entry.term)
         self._dirty.set()
@@ -164,7 +170,7 @@ class Machine:
             case "lease_grant":
                 return self._grant(request.lease_grant)
             case "lease_revoke":
-                return self._revoke(request.lease_revoke.ID)
+                return self._revoke(request.lease_revoke.ID, request)
             case "lease_checkpoint":
                 return self._renew(request.lease_checkpoint.checkpoints[0].ID)
             case "alarm":
@@ -190,11 +196,13 @@ class Machine:
 
     def _grant(self, request: rpc.LeaseGrantRequest) -> bytes:
         self._refuse_without_space()
-        lease = self.lessor.grant(request.ID, request.TTL, self.monotonic())
-        self.store.put_row("lease", lease.id.to_bytes(8, "big", signed=True), lease.ttl.to_bytes(8, "big"))
+        lease = self.lessor.grant(request.ID, request.TTL, self.monotonic(), self._index)
+        self._keep(lease)
         return wire.number(2, lease.id) + wire.number(3, lease.ttl)
 
-    def _revoke(self, id: int) -> bytes:
+    def _revoke(self, id: int, request: internal_pb2.InternalRaftRequest) -> bytes:
+        if request.internal and self.lessor.get(id).renewed != request.lease_renewed:
+            return b""  # it was renewed after its end had been decided
         keys = self.lessor.revoke(id)
         self.store.put_row("lease", id.to_bytes(8, "big", signed=True), None)
         with self.store.write() as write:
@@ -205,8 +213,14 @@ class Machine:
         return b""
 
     def _renew(self, id: int) -> bytes:
-        lease = self.lessor.renew(id, self.monotonic())
+        lease = self.lessor.renew(id, self.monotonic(), self._index)
+        self._keep(lease)
         return wire.number(2, id) + wire.number(3, lease.ttl)
+
+    def _keep(self, lease: Lease) -> None:
+        """All that members must agree on of a lease goes to the database."""
+        row = lease.ttl.to_bytes(8, "big") + lease.renewed.to_bytes(8, "big")
+        self.store.put_row("lease", lease.id.to_bytes(8, "big", signed=True), row)
 
     def _alarm(self, request: rpc.AlarmRequest) -> bytes:
         wanted = {(request.memberID, int(request.alarm))}

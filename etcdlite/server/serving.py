@@ -135,10 +135,12 @@ class EtcdServer:
             due = self.machine.lessor.expired(self.machine.monotonic())
             async with asyncio.TaskGroup() as revocations:
                 for lease in due:
-                    revocations.create_task(self._revoke(lease))
+                    revocations.create_task(self._revoke(lease, self.machine.lessor.get(lease).renewed))
 
-    async def _revoke(self, lease: int) -> None:
-        request = internal_pb2.InternalRaftRequest(lease_revoke=rpc.LeaseRevokeRequest(ID=lease))
+    async def _revoke(self, lease: int, renewed: int) -> None:
+        request = internal_pb2.InternalRaftRequest(
+            lease_revoke=rpc.LeaseRevokeRequest(ID=lease), lease_renewed=renewed
+        )
         try:
             await self.requests.submit(request, internal=True)
         except StoreError as error:

@@ -97,7 +97,7 @@ def dump_database(data_dir: Path, *, prefix: bytes = b"", values: bool = False) 
             f" of term {meta.applied_term}"
         )
         for row, value in backend.rows("lease"):
-            yield f"lease {int.from_bytes(row, 'big', signed=True):x} ttl {int.from_bytes(value, 'big')}"
+            yield f"lease {int.from_bytes(row, 'big', signed=True):x} ttl {int.from_bytes(value[:8], 'big')}"
         for row, _ in backend.rows("alarm"):
             yield f"alarm {row[8]} of member {int.from_bytes(row[:8], 'big'):x}"
         for at, encoded, is_tombstone in backend.scan(0):

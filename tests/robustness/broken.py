@@ -149,7 +149,7 @@ def split_txn() -> None:
 def deaf_lease() -> None:
     """A renewal is acknowledged and forgotten."""
 
-    def renew(self: Lessor, id: int, now: float) -> Lease:
+    def renew(self: Lessor, id: int, now: float, index: int) -> Lease:
         return self.get(id)
 
     Lessor.renew = renew  # type: ignore[method-assign]

@@ -57,6 +57,36 @@ def play(path: Path, act: Act) -> None:
     asyncio.run(main())
 
 
+def renewal(lease: int) -> InternalRaftRequest:
+    checkpoint = rpc.LeaseCheckpoint(ID=lease)
+    return InternalRaftRequest(lease_checkpoint=rpc.LeaseCheckpointRequest(checkpoints=[checkpoint]))
+
+
+def end(lease: int, renewed: int) -> InternalRaftRequest:
+    """What a leader proposes when a lease has run out by its clock."""
+    revoke = rpc.LeaseRevokeRequest(ID=lease)
+    return InternalRaftRequest(lease_revoke=revoke, lease_renewed=renewed, internal=True)
+
+
+def test_a_lease_that_was_renewed_after_its_end_was_decided_lives(tmp_path: Path) -> None:
+    """The decision of a leader that has not applied the renewal yet, or is none any more, comes too late. All
+    members judge alike, also those that were restarted in between.
+    """
+    machine = make(tmp_path)
+    grant = InternalRaftRequest(lease_grant=rpc.LeaseGrantRequest(ID=5, TTL=60))
+    machine.apply(entries(grant, put(b"k", lease=5), renewal(5), end(5, renewed=1)))
+    assert machine.lessor.ids() == [5]
+    machine._flush_now()
+    machine.backend.close()
+    again = make(tmp_path)
+    again.apply(entries(end(5, renewed=1), start=5))
+    assert again.lessor.ids() == [5]
+    again.apply(entries(end(5, renewed=3), start=6))
+    assert again.lessor.ids() == []
+    assert again.store.view().find(b"k") is None
+    again.backend.close()
+
+
 def test_applying_twice_changes_nothing(tmp_path: Path) -> None:
     """After a crash the log is applied from the flushed index on; what was flushed is skipped."""
     machine = make(tmp_path)
