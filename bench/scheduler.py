@@ -1,4 +1,7 @@
-"""Scheduling decisions per second of the core alone: decide, and count the pod on its node, on one CPU core.
+"""Scheduling: decisions per second of the core alone, then pods bound per second through the API
+(`bench.binding`).
+
+The core: decide, and count the pod on its node, on one CPU core.
 
 Beside each figure stands the least a decision over columns can do in numpy: two resources filtered, scored
 and bound over as many nodes, with nothing kept from one decision to the next.
@@ -14,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from bench import binding
 from scheduler.columns import Columns
 from scheduler.config import default_profile
 from scheduler.core import decide
@@ -170,7 +174,8 @@ def main() -> None:
             found = rate(decisions(count, make), capacity - 2 * WARM - 100)
             cells.append(f"{found:>10,.0f} {found / bare[count]:4.2f}x")
         target = f"   target at 5,000: {TARGETS[kind]:,}" if kind in TARGETS else ""
-        print(f"{kind:36}" + "".join(cells) + target)
+        print(f"{kind:36}" + "".join(cells) + target, flush=True)
+    binding.main()
 
 
 if __name__ == "__main__":

@@ -87,8 +87,7 @@ async def _run(values: Values, config: Configuration) -> None:
     kubeconfig = config.kubeconfig or values.kubeconfig
     async with (
         RestClient.from_kubeconfig(kubeconfig, user_agent=COMPONENT) as client,
-        # Writes have a pool of their own: every request costs by the square of the connections beside it, and
-        # each watch holds one.
+        # Bindings under a rate limit must not hold up the reviews of who asks at the secure port.
         RestClient.from_kubeconfig(
             kubeconfig, user_agent=COMPONENT, qps=config.qps, burst=config.burst
         ) as writer,

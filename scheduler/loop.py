@@ -28,8 +28,8 @@ from scheduler.sheets import Sheets
 
 log = logging.getLogger(__name__)
 
-# The client's pool looks at every connection for every request: more of them cost more than they gain.
-MAX_BINDINGS = 10
+# Enough for the store to share its fsyncs among bindings; more would only wait longer in the apiserver.
+MAX_BINDINGS = 32
 
 ATTEMPTS = metrics.counter(
     "scheduler_schedule_attempts_total", "Attempts to place a pod, by outcome.", ("result", "profile")
