@@ -9,7 +9,7 @@ SYSTEM := $(VENV)/.system-packages
 TESTS  := $(VENV)/.test-packages
 READY  := $(VENV)/.ready
 
-PACKAGES := apimachinery apiserver cloudcontroller clusterdns componentbase controllers deploy etcdlite kubeclient kubelet kubeproxy pki scheduler
+PACKAGES := apimachinery apiserver cloudcontroller clusterdns componentbase controllers deploy etcdlite kubeclient kubelet kubeproxy metricsserver pki scheduler
 
 .PHONY: help up down status smoke chaos test unit e2e simulate verify fix bench clean generate
 

@@ -16,6 +16,7 @@ from deploy.topology import API_PORT, Host, Topology, TopologyError
 ETC = "/etc/kubernetes"
 PKI = f"{ETC}/pki"
 CONTAINERD_SOCKET = "unix:///run/containerd/containerd.sock"
+METRICS_PORT = 4443
 CLOUD_CONFIG = f"{ETC}/cloud-config.yaml"
 ROUTER_NETNS = "/run/hardway/router.netns"
 OUTSIDE_FD_VARIABLE = "HARDWAY_OUTSIDE_FD"
@@ -170,6 +171,21 @@ def _scheduler(topology: Topology, host: Host) -> Unit:
     return Unit(name="scheduler", package="scheduler", flags=flags)
 
 
+def _metricsserver(topology: Topology, host: Host) -> Unit:
+    flags = {
+        "kubeconfig": f"{ETC}/metrics-server.kubeconfig",
+        "bind-address": host.address,
+        "secure-port": str(METRICS_PORT),
+        "tls-cert-file": f"{PKI}/metrics-server.pem",
+        "tls-private-key-file": f"{PKI}/metrics-server-key.pem",
+        "kubelet-certificate-authority": f"{PKI}/ca.pem",
+        "kubelet-preferred-address-types": "InternalIP",
+        "kubelet-use-node-status-port": "true",
+        "metric-resolution": "15s",
+    }
+    return Unit(name="metricsserver", package="metricsserver", flags=flags)
+
+
 def _containerd(topology: Topology, host: Host) -> Unit:
     flags = {"config": "/etc/containerd/config.toml"}
     return Unit(name="containerd", program="containerd", flags=flags)
@@ -213,7 +229,7 @@ def _override(unit: Unit, topology: Topology) -> Unit:
 
 
 TABLE: Mapping[str, tuple[str, ...]] = {
-    "controller": ("etcdlite", "apiserver", "controllers", "scheduler", "cloudcontroller"),
+    "controller": ("etcdlite", "apiserver", "controllers", "scheduler", "cloudcontroller", "metricsserver"),
     "worker": ("containerd", "kubelet", "kubeproxy"),
     "balancer": ("haproxy",),
 }
@@ -234,6 +250,7 @@ def units_for(topology: Topology, host: Host, *, cgroup_root: str) -> tuple[Unit
         "controllers": _controllers,
         "scheduler": _scheduler,
         "cloudcontroller": _cloudcontroller,
+        "metricsserver": _metricsserver,
         "containerd": _containerd,
         "kubelet": _kubelet(cgroup_root),
         "kubeproxy": _kubeproxy,

@@ -7,9 +7,11 @@ this process talk to anybody. Each step starts only what is missing, so that `up
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gc
 import importlib
+import json
 import os
 import signal
 import socket
@@ -29,7 +31,7 @@ from deploy.images import catalogue
 from deploy.images.catalogue import Archive
 from deploy.state import State
 from deploy.topology import API_PORT, Host, Topology
-from deploy.units import CLOUD_CONFIG, OUTSIDE_FD_VARIABLE, Unit, packages_of, units_for
+from deploy.units import CLOUD_CONFIG, METRICS_PORT, OUTSIDE_FD_VARIABLE, Unit, packages_of, units_for
 from pki import kubeconfig, layout
 from pki.layout import Inventory
 
@@ -301,8 +303,19 @@ class Raise:
             "CLUSTER_DNS": self.topology.network.cluster_dns,
             "CLUSTER_DOMAIN": self.topology.network.cluster_domain,
             "DNS_IMAGE": self.dns_image,
+            **self.metrics_values(),
         }
         return _lacking(lambda: [api.apply(obj) for obj in addons.load(name, values)])
+
+    def metrics_values(self) -> dict[str, str]:
+        """Where metrics-servers are, and whose signature is on their certificates."""
+        controllers = [{"addresses": [host.address]} for host in self.topology.by_role("controller")]
+        authority = (self.state.root / "pki" / "ca.pem").read_bytes()
+        return {
+            "METRICS_ENDPOINTS": json.dumps(controllers),
+            "METRICS_PORT": str(METRICS_PORT),
+            "CLUSTER_CA": base64.b64encode(authority).decode(),
+        }
 
     def run(self) -> Sequence[Missed]:
         """Raise the cluster; what it returns was not reached in time. Raises UpError, and errors of the

@@ -90,6 +90,16 @@ def _shared_leaves(names: ClusterNames) -> Iterator[Leaf]:
         ("apiserver-kubelet-client", "kube-apiserver-kubelet-client", ()),
     ):
         yield Leaf(stem, CLUSTER_CA, Profile(common_name=user, organizations=groups))
+    service = "metrics-server.kube-system.svc"
+    yield Leaf(
+        "metrics-server",
+        CLUSTER_CA,
+        Profile(
+            common_name="system:metrics-server",
+            dns=(service, "metrics-server.kube-system", "metrics-server"),
+            usages=BOTH,
+        ),
+    )
     yield Leaf("apiserver-etcd-client", ETCD_CA, Profile(common_name="kube-apiserver-etcd-client"))
     yield Leaf("etcd-client", ETCD_CA, Profile(common_name="root"))
     yield Leaf("front-proxy-client", FRONT_PROXY_CA, Profile(common_name="front-proxy-client"))
@@ -143,13 +153,19 @@ class Inventory:
         return {"/etc/kubernetes/pki/ca.pem": self.path("ca.pem")}
 
     def _controller_files(self, host: str) -> dict[str, Path]:
-        pairs = ("apiserver", "apiserver-kubelet-client", "apiserver-etcd-client", "front-proxy-client")
+        pairs = (
+            "apiserver",
+            "apiserver-kubelet-client",
+            "apiserver-etcd-client",
+            "front-proxy-client",
+            "metrics-server",
+        )
         stems = ["ca", "ca-key", "etcd-ca", "front-proxy-ca", "service-account", "service-account-key"]
         stems += [stem + suffix for stem in pairs for suffix in ("", "-key")]
         files = {f"/etc/kubernetes/pki/{stem}.pem": self.path(f"{stem}.pem") for stem in stems}
         files["/etc/kubernetes/encryption-config.yaml"] = self.path("encryption-config.yaml")
         files["/etc/kubernetes/admin.kubeconfig"] = self.path("admin-inside.kubeconfig")
-        for user in ("controller-manager", "scheduler", "cloud-controller-manager"):
+        for user in ("controller-manager", "scheduler", "cloud-controller-manager", "metrics-server"):
             files[f"/etc/kubernetes/{user}.kubeconfig"] = self.path(f"{user}.kubeconfig")
         files["/etc/etcd/ca.pem"] = self.path("etcd-ca.pem")
         for name in ("server", "server-key", "peer", "peer-key"):
@@ -177,8 +193,8 @@ def _kubeconfigs(names: ClusterNames) -> Iterator[tuple[str, str, str, str]]:
         names.server,
     )
     yield "scheduler.kubeconfig", "scheduler", "system:kube-scheduler", names.server
-    cloud = "cloud-controller-manager"
-    yield f"{cloud}.kubeconfig", cloud, f"system:{cloud}", names.server
+    for name in ("cloud-controller-manager", "metrics-server"):
+        yield f"{name}.kubeconfig", name, f"system:{name}", names.server
     yield "kube-proxy.kubeconfig", "kube-proxy", "system:kube-proxy", names.server
     for host in names.workers:
         yield f"{host}/kubelet.kubeconfig", f"{host}/kubelet", f"system:node:{host}", names.server

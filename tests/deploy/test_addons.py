@@ -11,7 +11,14 @@ from deploy import addons
 from deploy.api import collection_path
 from deploy.images import catalogue, python
 
-VALUES = {"CLUSTER_DNS": "10.32.0.10", "CLUSTER_DOMAIN": "cluster.local", "DNS_IMAGE": "docker.io/x/dns:1"}
+VALUES = {
+    "CLUSTER_DNS": "10.32.0.10",
+    "CLUSTER_DOMAIN": "cluster.local",
+    "DNS_IMAGE": "docker.io/x/dns:1",
+    "METRICS_ENDPOINTS": '[{"addresses": ["10.240.0.10"]}]',
+    "METRICS_PORT": "4443",
+    "CLUSTER_CA": "UEVN",
+}
 
 
 def everything() -> list[dict[str, Any]]:

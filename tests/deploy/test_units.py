@@ -26,7 +26,10 @@ def overridden(**overrides: UnitOverride) -> Topology:
 @pytest.mark.parametrize(
     ("host", "names"),
     [
-        ("controller-1", ["etcdlite", "apiserver", "controllers", "scheduler", "cloudcontroller"]),
+        (
+            "controller-1",
+            ["etcdlite", "apiserver", "controllers", "scheduler", "cloudcontroller", "metricsserver"],
+        ),
         ("worker-2", ["containerd", "kubelet", "kubeproxy"]),
         ("balancer", ["haproxy"]),
     ],
@@ -110,6 +113,7 @@ def test_each_package_is_imported_once() -> None:
         "controllers",
         "scheduler",
         "cloudcontroller",
+        "metricsserver",
         "kubelet",
         "kubeproxy",
     )

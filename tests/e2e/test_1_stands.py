@@ -22,7 +22,7 @@ def test_members_agree(lab: Lab) -> None:
 
 def test_status_shows_the_cluster(lab: Lab) -> None:
     text = lab.hardway("status")
-    assert len(re.findall(r"^(controller|worker|balancer)\S* +\S+ +\w+ +running ", text, re.M)) == 25, text
+    assert len(re.findall(r"^(controller|worker|balancer)\S* +\S+ +\w+ +running ", text, re.M)) == 28, text
     assert len(re.findall(r"^controller-\d +\w+ +leader +\d+ +\d+ ", text, re.M)) == 1, text
     assert len(re.findall(r"^controller-\d +https://\S+ +ready", text, re.M)) == 3, text
     assert len(re.findall(r"^worker-\d +Ready", text, re.M)) == 3, text
