@@ -26,7 +26,9 @@ def test_status_shows_the_cluster(lab: Lab) -> None:
     assert len(re.findall(r"^controller-\d +\w+ +leader +\d+ +\d+ ", text, re.M)) == 1, text
     assert len(re.findall(r"^controller-\d +https://\S+ +ready", text, re.M)) == 3, text
     assert len(re.findall(r"^worker-\d +Ready", text, re.M)) == 3, text
-    assert re.search(r"^kube-system +Running +2", text, re.M), text
+    lab.kubectl("wait", "pods", "--all", "-n", "kube-system", "--for=condition=Ready", "--timeout=120s")
+    count = len(lab.get("pods", "-n", "kube-system")["items"])
+    assert re.search(rf"^kube-system +Running +{count}$", lab.hardway("status"), re.M)
 
 
 def test_up_again_changes_nothing(lab: Lab) -> None:
