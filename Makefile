@@ -11,7 +11,7 @@ READY  := $(VENV)/.ready
 
 PACKAGES := apimachinery apiserver cloudcontroller clusterdns componentbase controllers deploy etcdlite kubeclient kubelet kubeproxy metricsserver pki scheduler
 
-.PHONY: help up down status smoke chaos test unit e2e simulate verify fix bench clean generate
+.PHONY: help up down status smoke chaos test unit e2e simulate robustness verify fix bench clean generate
 
 help: ## Show the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ e2e: $(TESTS) ## Raise a cluster of its own, drive real clients against it, tear
 
 simulate: $(READY) ## 10,000 seeds of the consensus simulation
 	@$(BIN)/python -m tests.etcdlite.simulation --seeds 10000
+
+robustness: $(TESTS) ## 30 minutes of faults at the wire of the store, judged; etcdlite, and the real etcd
+	@$(BIN)/python -m tests.robustness --minutes 30
 
 verify: $(READY) ## Formatting, lint, types, import contracts
 	@$(BIN)/ruff format --check .

@@ -18,6 +18,7 @@ from etcdlite.server import autocompact
 from etcdlite.server.context import CLUSTER_VERSION, SERVER_VERSION, Settings
 from etcdlite.server.grpcserver import ServerTLS
 from etcdlite.server.serving import EtcdServer, Listen
+from etcdlite.wal.records import WalCorrupt
 
 _CLIENT_URL = "http://localhost:2379"
 _PEER_URL = "http://localhost:2380"
@@ -68,6 +69,9 @@ def _declare_limits(known: flags.Flags) -> None:
     known.integer("max-request-bytes", 1_572_864, "Largest request accepted.")
     known.integer("max-txn-ops", 128, "Most operations in a transaction.")
     known.boolean("pre-vote", True, "Ask before an election whether it can be won.")
+    for prefix in ("", "experimental-"):
+        known.boolean(f"{prefix}initial-corrupt-check", False, "Compare data with the others before serving.")
+        known.duration(f"{prefix}corrupt-check-time", "0s", "Time between comparisons of data (0: none).")
     known.duration(
         "experimental-watch-progress-notify-interval", "10m", "Time between progress notifications."
     )
@@ -180,6 +184,8 @@ def _settings(given: flags.Values) -> Settings:
         strict_reconfig_check=given.strict_reconfig_check,
         max_learners=given.max_learners,
         cluster_token=given.initial_cluster_token,
+        corrupt_check_time=given.corrupt_check_time or given.experimental_corrupt_check_time,
+        initial_corrupt_check=given.initial_corrupt_check or given.experimental_initial_corrupt_check,
     )
 
 
@@ -238,7 +244,7 @@ def main(argv: Sequence[str]) -> int:
         try:
             await server.run()
         except ExceptionGroup as failures:
-            refusals, others = failures.split(ConfigurationError)
+            refusals, others = failures.split((ConfigurationError, WalCorrupt, DatabaseDamaged))
             if refusals is None or others is not None:
                 raise
             for reason in _leaves(refusals):

@@ -14,7 +14,7 @@ import heapq
 import itertools
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -34,7 +34,7 @@ from etcdlite.consensus.errors import (
 from etcdlite.consensus.joining import JOIN_SECONDS
 from etcdlite.consensus.membership import ChangeKind, Member, MemberChange, Membership
 from etcdlite.consensus.statemachine import StateMachine
-from etcdlite.consensus.transport import REMOVED, TcpTransport, Transport
+from etcdlite.consensus.transport import REMOVED, TcpTransport, Transport, ask
 from etcdlite.pb import raft_pb2 as pb
 from etcdlite.raft import messages as m
 from etcdlite.raft.node import ProposalRefused
@@ -49,6 +49,7 @@ __all__ = ["Consensus", "ConsensusStatus"]
 _FORWARD_BYTES = 1 << 20  # a batch of proposals sent on to the leader
 _WAITING_BYTES = 16 << 20  # proposals held while the leader is out of reach
 _READ_RETRY_TICKS = 5
+_HASH_SECONDS = 30.0  # for a peer to hash its data
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +120,7 @@ class Consensus:
         self._term = 0
         self._leaving = False
         self._listeners: list[Callable[[ConsensusStatus], None]] = []
+        self.hasher: Callable[[int], Awaitable[pb.Hash]] | None = None  # of the data up to a revision
         self._changed: list[asyncio.Future[None]] = []  # resolved at the next change of leader or membership
         self._applied_waiters: list[tuple[int, int, asyncio.Future[None]]] = []  # heap by index
         self._order = itertools.count()
@@ -406,6 +408,18 @@ class Consensus:
         """Who the members are, or whether a learner may be promoted."""
         return joining.answer(hello, self._engine, self._identity)
 
+    async def on_hash_question(self, hello: pb.Hello) -> pb.Welcome:
+        """The hash of this member's data, for a peer that compares."""
+        if self.hasher is None:
+            return pb.Welcome(refused="the member is not running yet")
+        try:
+            digest = await self.hasher(hello.ask_hash)
+        except (
+            Exception
+        ) as reason:  # whatever is wrong with the data is for this member to say, not for the peer
+            return pb.Welcome(refused=str(reason) or type(reason).__name__)
+        return pb.Welcome(cluster_id=self.cluster_id, hash=digest)
+
     async def on_snapshot(self, head: m.InstallSnapshot, chunks: AsyncIterator[bytes]) -> None:
         """Write the snapshot to its file, then let Raft decide about it."""
         engine = self._opened
@@ -447,6 +461,30 @@ class Consensus:
     def on_change(self, listener: Callable[[ConsensusStatus], None]) -> None:
         """Call `listener` whenever term, leader, role or membership changes (for lessor, metrics, logs)."""
         self._listeners.append(listener)
+
+    async def peer_hashes(self, revision: int) -> dict[int, pb.Hash]:
+        """What the other members say their data hashes to, up to `revision`. Who does not say is left out: it
+        may be down, or not that far yet.
+        """
+
+        async def one(peer: Member) -> None:
+            hello = pb.Hello(cluster_id=self.cluster_id, sender=self.member_id, to=peer.id, ask_hash=revision)
+            for url in peer.peer_urls:
+                try:
+                    welcome = await ask(url, hello, self.config.peer_client_tls, timeout=_HASH_SECONDS)
+                except OSError as reason:
+                    log.info("member %x has no hash to compare: %s", peer.id, reason or type(reason).__name__)
+                else:
+                    found[peer.id] = welcome.hash
+                    return
+
+        found: dict[int, pb.Hash] = {}
+        members = self._opened.membership.members.values()
+        async with asyncio.TaskGroup() as tasks:
+            for member in members:
+                if member.id != self.member_id:
+                    tasks.create_task(one(member), name=f"hash of {member.id:x}")
+        return found
 
     async def wait_leader(self, timeout: float | None = None) -> int:
         """Wait until a leader is known; return its id. Raises NoLeader, Stopped."""

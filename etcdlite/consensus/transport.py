@@ -54,6 +54,9 @@ class Receiver(Protocol):
     def on_question(self, hello: pb.Hello) -> pb.Welcome:
         """A peer, or one that wants to become one, asks something (`ask_members`, `ask_ready`)."""
 
+    async def on_hash_question(self, hello: pb.Hello) -> pb.Welcome:
+        """A peer asks for the hash of the data (`ask_hash`); that takes a while."""
+
 
 class Transport(Protocol):
     """What the member needs of the network. `identity` may be set until `run` is called."""
@@ -219,6 +222,9 @@ class _Accepted(_Frames):
 
     def _greet(self, hello: pb.Hello) -> None:
         self._timer.cancel()
+        if hello.ask_hash:
+            self._owner.spawn_answer(self, hello)
+            return
         if hello.ask_members or hello.ask_ready:
             self.write(frame(self._owner.answer(hello).SerializeToString()))
             if self.transport is not None:
@@ -458,6 +464,13 @@ class TcpTransport:
         else:
             self._tasks.create_task(self._receive_snapshot(connection), name=f"snapshot from {sender:x}")
 
+    def spawn_answer(self, connection: _Accepted, hello: pb.Hello) -> None:
+        """Answer a question that takes a while beside everything else."""
+        if self._tasks is None:
+            connection.close()
+        else:
+            self._tasks.create_task(self._answer_hash(connection, hello), name="hash for a peer")
+
     # -- inside ----------------------------------------------------------------------------------------------
 
     async def _receive_snapshot(self, connection: _Accepted) -> None:
@@ -474,6 +487,13 @@ class TcpTransport:
         if connection.transport is not None:
             connection.transport.close()
 
+    async def _answer_hash(self, connection: _Accepted, hello: pb.Hello) -> None:
+        welcome = pb.Welcome(refused=self.refusal(hello) or "the member is not running")
+        if self._receiver is not None and not self.refusal(hello):
+            welcome = await self._receiver.on_hash_question(hello)
+        connection.write(frame(welcome.SerializeToString()))
+        connection.close()
+
     async def _listen(self, url: str) -> asyncio.Server:
         host, port, tls = _address(url)
         if tls and self._server_tls is None:
@@ -483,11 +503,13 @@ class TcpTransport:
         return await loop.create_server(lambda: _Accepted(self), host, port, ssl=context, reuse_address=True)
 
 
-async def _greet(url: str, hello: pb.Hello, tls: ssl.SSLContext | None) -> tuple[_Dialled, pb.Welcome]:
+async def _greet(
+    url: str, hello: pb.Hello, tls: ssl.SSLContext | None, *, timeout: float = HANDSHAKE_SECONDS
+) -> tuple[_Dialled, pb.Welcome]:
     host, port, secure = _address(url)
     if secure and tls is None:
         raise ConfigurationError(f"{url} needs a peer certificate (--peer-cert-file, --peer-key-file)")
-    async with asyncio.timeout(HANDSHAKE_SECONDS):
+    async with asyncio.timeout(timeout):
         _, connection = await asyncio.get_running_loop().create_connection(
             _Dialled, host, port, ssl=tls if secure else None, server_hostname=host if secure else None
         )
@@ -502,10 +524,12 @@ async def _greet(url: str, hello: pb.Hello, tls: ssl.SSLContext | None) -> tuple
     return connection, welcome
 
 
-async def ask(url: str, question: pb.Hello, tls: ssl.SSLContext | None) -> pb.Welcome:
+async def ask(
+    url: str, question: pb.Hello, tls: ssl.SSLContext | None, *, timeout: float = HANDSHAKE_SECONDS
+) -> pb.Welcome:
     """Ask the member at a peer URL. Raises OSError, TimeoutError; ConnectionRefusedError is its own "no"."""
     question.version = VERSION
-    connection, welcome = await _greet(url, question, tls)
+    connection, welcome = await _greet(url, question, tls, timeout=timeout)
     connection.close()
     return welcome
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +22,7 @@ from typing import Any, Final
 import google_crc32c
 import lmdb
 
-from etcdlite.mvcc.errors import DatabaseDamaged
+from etcdlite.mvcc.errors import DatabaseDamaged, DatabaseReplaced
 from etcdlite.mvcc.revision import KEY_BYTES, Revision, from_key, to_key
 
 TOMBSTONE: Final = b"t"
@@ -143,6 +144,17 @@ class Backend:
                 return
             for key, sealed in cursor:
                 yield from_key(key), _unseal(key, sealed), len(key) > KEY_BYTES
+
+    @contextmanager
+    def reading(self) -> Iterator[tuple[Meta, Iterator[tuple[bytes, bytes]]]]:
+        """One consistent state, whatever is committed meanwhile: its position, and every revision's key with
+        its KeyValue, in order. Raises DatabaseReplaced, DatabaseDamaged.
+        """
+        try:
+            with self._env.begin(db=self._revisions) as txn, txn.cursor() as cursor:
+                yield self._read_meta(txn), ((key, _unseal(key, sealed)) for key, sealed in cursor)
+        except lmdb.Error as reason:
+            raise DatabaseReplaced(str(reason)) from reason
 
     def rows(self, table: str) -> list[tuple[bytes, bytes]]:
         """A small table."""

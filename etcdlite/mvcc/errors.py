@@ -62,5 +62,9 @@ class CorruptionAlarm(StoreError):
     text = "etcdserver: corrupt cluster"
 
 
+class DatabaseReplaced(Exception):
+    """The database file was exchanged for another while it was read (a snapshot, a defragmentation)."""
+
+
 class DatabaseDamaged(Exception):
     """The database file contradicts itself. The member must stop; the message names what is wrong."""

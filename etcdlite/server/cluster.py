@@ -9,17 +9,14 @@ from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
 
-import google_crc32c
-
 from etcdlite.consensus import membership
 from etcdlite.consensus.errors import ConsensusError
 from etcdlite.consensus.membership import ChangeKind, MemberChange
-from etcdlite.mvcc.errors import Compacted, FutureRevision
-from etcdlite.mvcc.revision import main_of, to_key
 from etcdlite.pb import internal_pb2
 from etcdlite.pb import rpc_pb2 as rpc
 from etcdlite.server import errors
 from etcdlite.server.context import SERVER_VERSION, Member
+from etcdlite.server.corruption import hash_data
 
 
 class Cluster:
@@ -194,37 +191,21 @@ class Maintenance:
     async def hash(self, request: rpc.HashRequest) -> bytes:
         """The hash of the whole key space at the present revision."""
         self._member.check_admin()
-        digest, _, _ = await self._hash_kv(0)
-        return rpc.HashResponse(header=self._member.response_header(), hash=digest).SerializeToString()
+        found = await hash_data(self._machine, 0)
+        return rpc.HashResponse(header=self._member.response_header(), hash=found.digest).SerializeToString()
 
     async def hash_kv(self, request: rpc.HashKVRequest) -> bytes:
         """The hash of every change between the compacted revision and `revision` (0: the present one). Equal
         on all members that have applied so far and are compacted alike.
         """
         self._member.check_admin()
-        digest, compacted, revision = await self._hash_kv(request.revision)
+        found = await hash_data(self._machine, request.revision)
         return rpc.HashKVResponse(
             header=self._member.response_header(),
-            hash=digest,
-            compact_revision=compacted or -1,  # etcd's word for "never"
-            hash_revision=revision,
+            hash=found.digest,
+            compact_revision=found.compacted or -1,  # etcd's word for "never"
+            hash_revision=found.revision,
         ).SerializeToString()
-
-    async def _hash_kv(self, revision: int) -> tuple[int, int, int]:
-        store = self._machine.store
-        if revision > store.revision:
-            raise FutureRevision
-        if 0 < revision < store.compacted:
-            raise Compacted
-        await self._machine.wait_compacted()
-        compacted, last, digest = store.compacted, revision or store.revision, 0
-        for count, (at, encoded, _) in enumerate(self._machine.backend.scan(0), start=1):
-            if main_of(at) > last:
-                break
-            digest = google_crc32c.extend(google_crc32c.extend(digest, to_key(at)), encoded)
-            if count % 1000 == 0:
-                await asyncio.sleep(0)
-        return digest, compacted, last
 
     async def snapshot(self, request: rpc.SnapshotRequest) -> AsyncIterator[bytes]:
         """The whole database as of now, then its SHA-256."""

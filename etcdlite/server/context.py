@@ -35,6 +35,8 @@ class Settings:
     strict_reconfig_check: bool = True
     max_learners: int = 1
     cluster_token: str = field(default="etcd-cluster")
+    corrupt_check_time: float = 0.0  # between two comparisons of data with the other members; 0: none
+    initial_corrupt_check: bool = False  # compare before serving
 
 
 @dataclass(frozen=True, slots=True)

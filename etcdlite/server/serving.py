@@ -7,7 +7,7 @@ import contextlib
 import logging
 import math
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -15,10 +15,11 @@ from typing import Final, Protocol
 from etcdlite.consensus.node import ConsensusStatus
 from etcdlite.consensus.statemachine import StateMachine
 from etcdlite.mvcc.errors import StoreError
-from etcdlite.pb import internal_pb2
+from etcdlite.pb import internal_pb2, raft_pb2
 from etcdlite.pb import rpc_pb2 as rpc
 from etcdlite.server import autocompact, http, requests
 from etcdlite.server.context import Member, Settings
+from etcdlite.server.corruption import CorruptionCheck
 from etcdlite.server.grpcserver import ServerTLS, build_server, listen
 from etcdlite.server.machine import Machine
 from etcdlite.server.requests import Requests
@@ -30,6 +31,7 @@ _LEASE_INTERVAL: Final = 0.5  # etcd's leaseRevokeRate allows 1000 a second; so 
 _QUOTA_INTERVAL: Final = 1.0
 _STOP_GRACE: Final = 0.5
 READY: Final = "ready to serve client requests"
+Hasher = Callable[[int], Awaitable[raft_pb2.Hash]]
 
 
 class RunningConsensus(requests.Consensus, Protocol):
@@ -40,6 +42,14 @@ class RunningConsensus(requests.Consensus, Protocol):
     async def wait_leader(self, timeout: float | None = None) -> int: ...
 
     def on_change(self, listener: Callable[[ConsensusStatus], None]) -> None: ...
+
+    async def peer_hashes(self, revision: int) -> Mapping[int, raft_pb2.Hash]: ...
+
+    @property
+    def hasher(self) -> Hasher | None: ...
+
+    @hasher.setter
+    def hasher(self, hasher: Hasher | None) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +94,8 @@ class EtcdServer:
         self.requests.caller = self.member.caller
         self.member.identify(self.consensus.status())
         self.watch = WatchService(self.member)
+        self._corruption = CorruptionCheck(self.machine, self.requests, self.consensus)
+        self.consensus.hasher = self._corruption.answer
         self._led = False
         self._leader = 0
         self.consensus.on_change(self._on_change)
@@ -100,6 +112,9 @@ class EtcdServer:
                     tasks.create_task(self._expire_leases(), name="leases")
                     tasks.create_task(self._guard_quota(), name="quota")
                     tasks.create_task(self._compact(), name="auto-compaction")
+                    if self.member.settings.corrupt_check_time > 0:
+                        interval = self.member.settings.corrupt_check_time
+                        tasks.create_task(self._corruption.run(interval), name="corruption check")
                     tasks.create_task(self._serve_clients(), name="clients")
                     tasks.create_task(self._serve_probes(), name="probes")
             finally:
@@ -108,6 +123,8 @@ class EtcdServer:
     async def _serve_clients(self) -> None:
         """Like etcd, a member opens its client port once it knows a leader."""
         await self.consensus.wait_leader()
+        if self.member.settings.initial_corrupt_check:
+            await self._corruption.initial()
         async with build_server(self.member, self.watch, self._listen.tls, grace=_STOP_GRACE) as server:
             await listen(server, self._listen.client_urls, self._listen.tls)
             log.info(READY, extra={"urls": ",".join(self._listen.client_urls)})

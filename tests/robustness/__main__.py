@@ -16,6 +16,7 @@ from pathlib import Path
 from deploy.judge import history as histories
 from deploy.judge.verdict import explain, judge
 from tests.robustness import lab
+from tests.robustness.broken import STORES
 from tests.robustness.campaign import Plan, Result, Round
 from tests.robustness.members import ETCD, ETCDLITE
 from tests.robustness.schedule import SCENARIOS
@@ -143,6 +144,8 @@ def main() -> int:
     if options.replay_history is not None:
         return replay(options.replay_history)
     lacking = lab.check_tools()
+    if options.store not in (ETCD, ETCDLITE, "both", *STORES):
+        lacking = f"--store is etcdlite, etcd, both, or one of {', '.join(STORES)}"
     if lacking is not None:
         print(f"python -m tests.robustness: {lacking}", file=sys.stderr)
         return 2

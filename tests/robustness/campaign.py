@@ -118,7 +118,7 @@ class Round:
                 self.found += [Violation("recovery", str(error)) for error in stuck.exceptions]
         self.found += [
             Violation("members", text)
-            for text in itertools.chain(self.journal.trouble, *(member.deaths for member in self.members))
+            for text in itertools.chain(self.journal.trouble, *(member.trouble for member in self.members))
         ]
         self.result.history = self._history()
         if self.log or not self.found:

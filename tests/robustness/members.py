@@ -18,7 +18,11 @@ ROOT = Path(__file__).parents[2]
 ETCD = "etcd"
 ETCDLITE = "etcdlite"
 COMMON = {"snapshot-count": "500", "heartbeat-interval": "100", "election-timeout": "1000"}
-OURS = {"watch-progress-notify-interval": "1s"}
+OURS = {
+    "watch-progress-notify-interval": "1s",
+    "corrupt-check-time": "3s",
+    "initial-corrupt-check": "true",
+}
 
 
 def program(kind: str) -> list[str]:
@@ -41,7 +45,8 @@ class Member:
     state: str = "new"
     generation: int = 0
     process: subprocess.Popen[bytes] | None = None
-    deaths: list[str] = field(default_factory=list)  # those nobody ordered
+    ordered: bool = False  # its end was asked for
+    trouble: list[str] = field(default_factory=list)  # what must not be
 
     @property
     def name(self) -> str:
@@ -114,6 +119,9 @@ class Member:
 
     def start(self) -> None:
         """Start (again) on the same data. From the main thread: the process dies with its maker."""
+        if self.running:
+            return
+        self.ordered = False
         argv = [*program(self.kind), *(f"--{flag}={value}" for flag, value in self.flags().items())]
         under = [*DIES_WITH_US, "nsenter", f"--net={self.host.network}", "--"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -122,22 +130,28 @@ class Member:
                 [*under, *fsync.command(self.rule, argv)], cwd=ROOT, env=environment, stdout=log, stderr=log
             )
 
+    def order_end(self, how: int) -> None:
+        """Ask for its end; `end` waits for it."""
+        self.ordered = True
+        if self.process is not None:
+            self.process.send_signal(how)
+
     def end(self, how: int = signal.SIGKILL, timeout: float = 20.0) -> None:
         """End it by a signal; one that does not end in time is killed, and that is noted."""
-        if self.process is None:
+        process = self.process
+        if process is None:
             return
-        self.process.send_signal(how)
+        self.order_end(how)
         try:
-            self.process.wait(timeout)
+            process.wait(timeout)
         except subprocess.TimeoutExpired:
-            self.deaths.append(f"{self.name} did not end within {timeout:g} s of signal {how}")
-            self.process.kill()
-            self.process.wait()
-        self.process = None
+            self.trouble.append(f"{self.name} did not end within {timeout:g} s of signal {how}")
+            process.kill()
+            process.wait()
 
     def note_death(self) -> str | None:
         """What killed it, if it ended by itself since the last look."""
-        if self.process is None or self.process.poll() is None:
+        if self.ordered or self.process is None or self.process.poll() is None:
             return None
         code, self.process = self.process.returncode, None
         return f"{self.name} ended by itself (status {code}): {' | '.join(self.tail(6))}"

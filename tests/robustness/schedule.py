@@ -95,14 +95,12 @@ async def restart(stage: Stage) -> None:
 async def _restart(stage: Stage, victims: Sequence[Member], how: int) -> None:
     try:
         for member in victims:
-            if member.process is not None:
-                member.process.send_signal(how)
+            member.order_end(how)
         await asyncio.gather(*(asyncio.to_thread(member.end, how) for member in victims))
         await stage.hold(0, 3)
     finally:
         for member in victims:
-            if not member.running:
-                member.start()
+            member.start()
 
 
 async def torn_tail(stage: Stage) -> None:
@@ -113,11 +111,18 @@ async def torn_tail(stage: Stage) -> None:
     await asyncio.to_thread(member.end, signal.SIGKILL)
     segments = sorted(member.data.rglob("*.wal"))
     if segments:
-        with segments[-1].open("ab") as file:
-            file.write(stage.chance.randbytes(stage.chance.randrange(1, 40)))
+        _begin_record(segments[-1], stage.chance)
     await stage.hold(0, 2)
     member.start()
     return None
+
+
+def _begin_record(segment: Path, chance: random.Random) -> None:
+    """What a crash may leave behind the last record: the beginning of one, or sectors of zeros."""
+    first = segment.read_bytes()[: 13 + int.from_bytes(segment.read_bytes()[:4], "little")]
+    begun = first[: chance.randrange(1, len(first))]
+    with segment.open("ab") as file:
+        file.write(begun if chance.random() < 0.5 else bytes(chance.randrange(1, 2000)))
 
 
 async def pause(stage: Stage) -> None:
@@ -199,9 +204,8 @@ async def _bad_disk(stage: Stage, member: Member, fault: Fault) -> None:
         await asyncio.sleep(1)
     finally:
         stage.frail[member.name] -= 1
-        if not member.running:
-            member.note_death()
-            member.start()
+        member.note_death()
+        member.start()
 
 
 async def transfer(stage: Stage) -> None:
