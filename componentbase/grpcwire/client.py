@@ -7,9 +7,9 @@ failure is an RpcError, whose `sent` says whether the call can have reached the 
 from __future__ import annotations
 
 import asyncio
+import select
 import ssl
 from collections import deque
-from collections.abc import Callable
 from typing import Final, cast
 
 from componentbase.grpcwire import frames, rpc
@@ -35,22 +35,32 @@ class _Dialled(asyncio.Protocol):
         self.core.on_pong = self._pong  # type: ignore[method-assign]
         self.freed: deque[asyncio.Future[None]] = deque()  # calls that wait for a free stream
         self.writable, self.refused_pings = True, False
+        self._hangup = select.poll()
         self._transport: asyncio.Transport | None = None
         self._keepalive = keepalive
         self._watchdog = Watchdog(keepalive, self.loop.time())
         self._timer: asyncio.TimerHandle | None = None
         self._scheduled = False
         self._reason = "connection closed"
+        self.lost: asyncio.Future[None] = self.loop.create_future()
+        self._greeted: asyncio.Future[None] | None = self.loop.create_future()
 
     @property
     def usable(self) -> bool:
-        """Whether new calls may begin here."""
-        return self._transport is not None and self.core.usable
+        """Whether new calls may begin here.
+
+        The loop learns that the server hung up when it next polls; asking the socket itself keeps a call from
+        being sent to a server that is known to be gone, when nobody could say any more what became of it.
+        """
+        if self._transport is None or not self.core.usable:
+            return False
+        return bool(self.core.streams) or not self._hangup.poll(0)
 
     # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._hangup.register(transport.get_extra_info("socket").fileno(), select.POLLRDHUP)
         self.flush()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -59,11 +69,32 @@ class _Dialled(asyncio.Protocol):
             self._timer.cancel()
         self.core.reset_all(RpcError(Code.UNAVAILABLE, str(error or self._reason)))
         self._wake_waiters()
+        if not self.lost.done():
+            self.lost.set_result(None)
+        self._on_greeting(str(error or "closed by the server before it said anything"))
+
+    def _on_greeting(self, failure: str = "") -> None:
+        waiter, self._greeted = self._greeted, None
+        if waiter is None or waiter.done():
+            return
+        if failure:
+            waiter.set_exception(ConnectionError(failure))
+        else:
+            waiter.set_result(None)
+
+    async def greeted(self) -> None:
+        """Wait for the server's SETTINGS. Before them nobody knows whether it lets us in: with TLS 1.3 a
+        client certificate is judged after the handshake is over for the client. Raises ConnectionError.
+        """
+        if self._greeted is not None:
+            await self._greeted
 
     def data_received(self, data: bytes) -> None:
         self._watchdog.heard(self.loop.time())
         core = self.core
         core.receive(data)
+        if self._greeted is not None and core.settled:
+            self._on_greeting()
         if core.out:
             self.flush()
         if core.failure is not None:
@@ -149,7 +180,7 @@ class _UnaryCall:
         if answer.code is None or self.future.done():
             return
         if answer.code is not Code.OK:
-            self.future.set_exception(RpcError(answer.code, answer.text))
+            self.future.set_exception(RpcError(answer.code, answer.text, answered=True))
         elif self.answer is None:
             self.future.set_exception(RpcError(Code.INTERNAL, "OK without a message"))
         else:
@@ -203,7 +234,8 @@ class ClientStream:
     def on_headers(self, fields: Fields) -> None:
         answer = _parse(fields)
         if answer.code is not None:
-            self._finish(None if answer.code is Code.OK else RpcError(answer.code, answer.text))
+            ok = answer.code is Code.OK
+            self._finish(None if ok else RpcError(answer.code, answer.text, answered=True))
 
     def on_message(self, message: bytes) -> None:
         self._inbox.append(message)
@@ -295,11 +327,12 @@ class Channel:
         user_agent: str = "grpcwire",
         keepalive: Keepalive = _CLIENT_KEEPALIVE,
         limits: Limits = _CLIENT_LIMITS,
+        connect_timeout: float = _CONNECT_SECONDS,
     ) -> None:
         if tls is not None:
             tls.set_alpn_protocols(["h2"])
         self._host, self._port, self._tls = host, port, tls
-        self._keepalive, self._limits = keepalive, limits
+        self._keepalive, self._limits, self._connect_timeout = keepalive, limits, connect_timeout
         name = f"[{host}]" if ":" in host else host
         self._common: Fields = (
             (":method", "POST"),
@@ -310,7 +343,7 @@ class Channel:
             ("user-agent", user_agent),
         )
         self._connection: _Dialled | None = None
-        self._connecting: asyncio.Lock | None = None
+        self._dialling: asyncio.Future[str] | None = None  # why the attempt under way failed; empty if not
         self._fields: dict[tuple[str, str], Fields] = {}
 
     @property
@@ -323,6 +356,13 @@ class Channel:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close("connection closed")
+
+    async def aclose(self) -> None:
+        """The same, and wait until the connection is gone."""
+        connection = self._connection
+        self.close()
+        if connection is not None:
+            await connection.lost
 
     async def unary(self, path: str, message: bytes, *, timeout: float, metadata: rpc.Metadata = ()) -> bytes:
         """One message for one message, within `timeout` seconds. Raises RpcError."""
@@ -352,7 +392,7 @@ class Channel:
         """Begin a call of many messages. `timeout` bounds all of it. Raises RpcError if there is no
         connection.
         """
-        connection = await self._ready(_CONNECT_SECONDS if timeout is None else timeout)
+        connection = await self._ready(self._connect_timeout if timeout is None else timeout)
         call = ClientStream(connection)
         call.open(self._headers(path, timeout, metadata), timeout)
         return call
@@ -389,31 +429,53 @@ class Channel:
             raise RpcError(Code.UNAVAILABLE, text, sent=False) from None
 
     async def _connected(self) -> _Dialled:
-        if self._connecting is None:
-            self._connecting = asyncio.Lock()
-        async with self._connecting:
-            connection = self._connection
-            if connection is not None and connection.usable:
-                return connection
-            if connection is not None and connection.refused_pings:
-                doubled = 2 * self._keepalive.interval
-                self._keepalive = Keepalive(interval=doubled, timeout=self._keepalive.timeout)
-            self._connection = await self._dial()
-            return self._connection
+        """The connection, made now if there is none. Callers share an attempt and its failure."""
+        while self._dialling is not None:
+            failure = await asyncio.shield(self._dialling)
+            if failure:
+                raise RpcError(Code.UNAVAILABLE, failure, sent=False)
+        connection = self._connection
+        if connection is not None and connection.usable:
+            return connection
+        if connection is not None and connection.refused_pings:
+            doubled = 2 * self._keepalive.interval
+            self._keepalive = Keepalive(interval=doubled, timeout=self._keepalive.timeout)
+        attempt = self._dialling = asyncio.get_running_loop().create_future()
+        failure = "the attempt to connect was cancelled"
+        try:
+            connection = self._connection = await self._dial()
+            failure = ""
+            return connection
+        except RpcError as error:
+            failure = error.text
+            raise
+        finally:
+            self._dialling = None
+            attempt.set_result(failure)
 
     async def _dial(self) -> _Dialled:
-        make: Callable[[], _Dialled] = lambda: _Dialled(self._keepalive, self._limits)  # noqa: E731
         loop = asyncio.get_running_loop()
+        made: _Dialled | None = None
+
+        def make() -> _Dialled:
+            nonlocal made
+            made = _Dialled(self._keepalive, self._limits)
+            return made
+
         name = self._host if self._tls is not None else None
         try:
-            async with asyncio.timeout(_CONNECT_SECONDS):
+            async with asyncio.timeout(self._connect_timeout):
                 _, connection = await loop.create_connection(
                     make, self._host, self._port, ssl=self._tls, server_hostname=name
                 )
+                await connection.greeted()
+                return connection
         except (OSError, TimeoutError) as error:
             text = f"failed to connect to {self._host}:{self._port}: {error or type(error).__name__}"
             raise RpcError(Code.UNAVAILABLE, text, sent=False) from None
-        return connection
+        finally:
+            if made is not None and not made.core.settled:
+                made.close("not greeted")
 
 
 def _expire(future: asyncio.Future[bytes]) -> None:

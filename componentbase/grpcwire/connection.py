@@ -108,7 +108,7 @@ class Connection:
         self._peer_frame = frames.DEFAULT_FRAME
         self._window, self._taken = limits.connection_window, 0
         self._blocked: dict[int, Stream] = {}
-        self._settled = False
+        self.settled = False  # the other side's SETTINGS have arrived: it speaks HTTP/2, and to us
         self._handlers: tuple[Callable[[int, int, bytes], None], ...] = (
             self._on_data,
             self._on_headers,
@@ -160,7 +160,7 @@ class Connection:
                 return start - frames.HEAD_BYTES
             if self._block is not None and kind != frames.CONTINUATION:
                 raise H2Error(ErrorCode.PROTOCOL_ERROR, "a header block was interrupted")
-            if not self._settled:
+            if not self.settled:
                 self._expect_settings(kind, flags)
             if kind < len(self._handlers):
                 self._handlers[kind](flags, stream & frames.MAX_WINDOW, data[start:position])
@@ -171,7 +171,7 @@ class Connection:
     def _expect_settings(self, kind: int, flags: int) -> None:
         if kind != frames.SETTINGS or flags & frames.ACK:
             raise H2Error(ErrorCode.PROTOCOL_ERROR, "the first frame must be SETTINGS")
-        self._settled = True
+        self.settled = True
 
     def fail(self, error: H2Error) -> None:
         """End the connection: say why, and reset every stream."""

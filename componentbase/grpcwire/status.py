@@ -34,14 +34,15 @@ class RpcError(Exception):
     """A call that ended with a status other than OK.
 
     `sent` False: the other side has certainly not begun with it (no connection, refused stream, GOAWAY), so
-    that repeating it is safe whatever it does.
+    that repeating it is safe whatever it does. `answered`: the status is the other side's own word; without
+    it, it describes how the answer got lost.
     """
 
-    def __init__(self, code: Code, text: str, *, sent: bool = True) -> None:
+    def __init__(self, code: Code, text: str, *, sent: bool = True, answered: bool = False) -> None:
         super().__init__(f"{text} ({code.name})")
         self.code = code
         self.text = text
-        self.sent = sent
+        self.sent, self.answered = sent, answered
 
 
 _PLAIN: Final = "".join(chr(c) for c in range(0x20, 0x7F) if c != ord("%"))

@@ -1,4 +1,4 @@
-"""EtcdClient: the etcd v3 API over grpc.aio, for several members, with deadlines and failover.
+"""EtcdClient: the etcd v3 API for several members, with deadlines and failover.
 
 Reads are repeated at other members until the deadline. A write is repeated only when it certainly was not
 started; when its answer is lost, OutcomeUnknown says so.
@@ -12,11 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
-import grpc
-import grpc.aio
-
 from componentbase.backoff import Backoff
-from etcdlite.client.endpoints import Endpoint, EndpointSet, cancelled_from_outside, read_credentials
+from componentbase.grpcwire.status import Code, RpcError
+from etcdlite.client.endpoints import Endpoint, EndpointSet, read_credentials
 from etcdlite.client.errors import NOT_STARTED, OutcomeUnknown, Unavailable, refused
 from etcdlite.client.watch import Watch
 from etcdlite.pb import rpc_pb2 as rpc
@@ -28,13 +26,7 @@ class _Message(Protocol):
 
 ResponseT = TypeVar("ResponseT")
 
-_TRY_ELSEWHERE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
-# The connection never came up, so nothing was sent.
-_NEVER_SENT = (
-    "failed to connect to all addresses",
-    "connections to all backends failing",
-    "DNS resolution failed",
-)
+_TRY_ELSEWHERE = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED})
 
 
 class EtcdClient:
@@ -202,18 +194,17 @@ class EtcdClient:
         request = rpc.LeaseKeepAliveRequest(ID=id)
 
         async def once(endpoint: Endpoint, remaining: float) -> rpc.LeaseKeepAliveResponse:
-            call = endpoint.channel().stream_stream(
-                "/etcdserverpb.Lease/LeaseKeepAlive",
-                request_serializer=rpc.LeaseKeepAliveRequest.SerializeToString,
-                response_deserializer=rpc.LeaseKeepAliveResponse.FromString,
-            )(timeout=remaining)
-            await call.write(request)
-            await call.done_writing()
-            response = await call.read()
-            if not isinstance(response, rpc.LeaseKeepAliveResponse):
-                raise Unavailable("the keep-alive stream ended without an answer")
-            call.cancel()
-            return response
+            async with asyncio.timeout(remaining):
+                call = await endpoint.stream("/etcdserverpb.Lease/LeaseKeepAlive")
+                try:
+                    await call.write(request.SerializeToString())
+                    call.done_writing()
+                    answer = await call.read()
+                finally:
+                    call.cancel()
+            if answer is None:
+                raise RpcError(Code.UNAVAILABLE, "the keep-alive stream ended without an answer")
+            return rpc.LeaseKeepAliveResponse.FromString(answer)
 
         response: rpc.LeaseKeepAliveResponse = await self._attempts(once, timeout, repeatable=True)
         return response
@@ -227,17 +218,15 @@ class EtcdClient:
         request = rpc.StatusRequest()
         if endpoint is None:
             return await self._read("Maintenance/Status", request, rpc.StatusResponse, timeout)
-        call = self._members().find(endpoint).unary("/etcdserverpb.Maintenance/Status")
+        member, budget = self._members().find(endpoint), timeout or self._timeout
         try:
-            encoded = await call(request.SerializeToString(), timeout=timeout or self._timeout)
-        except grpc.aio.AioRpcError as error:
-            if error.code() in _TRY_ELSEWHERE:
-                raise Unavailable(f"{endpoint}: {error.details()}") from None
-            raise refused(error.code(), error.details() or "") from None
-        except asyncio.CancelledError:
-            if cancelled_from_outside():
-                raise
-            raise Unavailable(f"{endpoint}: connection closed") from None
+            encoded = await member.unary(
+                "/etcdserverpb.Maintenance/Status", request.SerializeToString(), timeout=budget
+            )
+        except RpcError as error:
+            if error.code in _TRY_ELSEWHERE or not error.answered:
+                raise Unavailable(f"{endpoint}: {error.text}") from None
+            raise refused(error.code, error.text) from None
         return rpc.StatusResponse.FromString(encoded)
 
     async def member_list(
@@ -267,7 +256,7 @@ class EtcdClient:
         encoded, path = request.SerializeToString(), f"/etcdserverpb.{method}"
 
         async def once(endpoint: Endpoint, remaining: float) -> bytes:
-            return await endpoint.unary(path)(encoded, timeout=remaining)
+            return await endpoint.unary(path, encoded, timeout=remaining)
 
         return response.FromString(await self._attempts(once, timeout, repeatable=repeatable))
 
@@ -277,23 +266,23 @@ class EtcdClient:
         """
         members, loop = self._members(), asyncio.get_running_loop()
         deadline = loop.time() + (self._timeout if timeout is None else timeout)
-        backoff, failures, reason = Backoff(0.02, 0.5), 0, "no attempt was made"
+        backoff: Backoff | None = None
+        failures, reason = 0, "no attempt was made"
         while (remaining := deadline - loop.time()) > 0:
             endpoint = members.current()
             try:
                 return await once(endpoint, remaining)
-            except grpc.aio.AioRpcError as error:
+            except RpcError as error:
                 sent, reason = _judge(error)
-            except asyncio.CancelledError:
-                if cancelled_from_outside():
-                    raise
-                sent, reason = True, "connection closed"
+            except TimeoutError:
+                sent, reason = True, "no answer in time"
             if sent and not repeatable:
                 members.failed(endpoint)
                 raise OutcomeUnknown(f"{endpoint.url}: {reason}")
             members.failed(endpoint)
             failures += 1
             if failures % len(members) == 0:
+                backoff = backoff or Backoff(0.02, 0.5)
                 await asyncio.sleep(min(backoff.next(), max(0.0, deadline - loop.time())))
         raise Unavailable(f"no member of {', '.join(self._urls)} answered: {reason}")
 
@@ -303,11 +292,11 @@ class EtcdClient:
         return self._endpoints
 
 
-def _judge(error: grpc.aio.AioRpcError) -> tuple[bool, str]:
+def _judge(error: RpcError) -> tuple[bool, str]:
     """Whether a failed call may have been carried out, and why it failed. Raises what the store refused."""
-    text = error.details() or error.code().name
-    if text in NOT_STARTED:
+    text = error.text or error.code.name
+    if not error.sent or text in NOT_STARTED:
         return False, text
-    if error.code() not in _TRY_ELSEWHERE:
-        raise refused(error.code(), text) from None
-    return not any(sign in text for sign in _NEVER_SENT), text
+    if error.answered and error.code not in _TRY_ELSEWHERE:
+        raise refused(error.code, text) from None
+    return True, text

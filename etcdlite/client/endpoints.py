@@ -1,21 +1,22 @@
-"""The members a client may talk to, one channel each, and which of them is in favour.
+"""The members a client may talk to, one connection each, and which of them is in favour.
 
 A frozen member accepts connections and answers nothing, and etcd punishes transport pings more often than
 every 5 s. So liveness is probed by a call: a member that does not answer one within PROBE_TIMEOUT loses its
-channel, which fails whatever was waiting on it, and the next member is in favour.
+connection, which fails whatever was waiting on it, and the next member is in favour.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import grpc
-import grpc.aio
-
+from componentbase import tlsutil
+from componentbase.grpcwire.client import Channel, ClientStream
+from componentbase.grpcwire.status import Code, RpcError
 from etcdlite.pb import rpc_pb2
 
 log = logging.getLogger(__name__)
@@ -23,31 +24,17 @@ log = logging.getLogger(__name__)
 PROBE_INTERVAL = 1.0
 PROBE_TIMEOUT = 2.0
 _HELD_UP = 0.5  # a timeout this much late says that this process did not run, and nothing of the member
-
-_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.enable_retries", 0),
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 2_000),
-)
+_CONNECT_SECONDS = 2.0
+_USER_AGENT = "etcdlite-client"
 
 
 def read_credentials(
     ca: str | Path | None, cert: str | Path | None, key: str | Path | None
-) -> grpc.ChannelCredentials | None:
-    """Credentials from PEM files; None (plain text) when no CA is given."""
+) -> ssl.SSLContext | None:
+    """A context from PEM files; None (plain text) when no CA is given. Raises OSError."""
     if ca is None:
         return None
-    return grpc.ssl_channel_credentials(
-        root_certificates=Path(ca).read_bytes(),
-        private_key=Path(key).read_bytes() if key else None,
-        certificate_chain=Path(cert).read_bytes() if cert else None,
-    )
+    return tlsutil.client_context(ca, cert, key)
 
 
 def split_endpoint(endpoint: str) -> tuple[str, bool]:
@@ -61,44 +48,43 @@ def split_endpoint(endpoint: str) -> tuple[str, bool]:
 
 
 class Endpoint:
-    """One member's address and its channel, opened when first used."""
+    """One member's address and the channel to it, which connects when first used."""
 
-    def __init__(self, url: str, credentials: grpc.ChannelCredentials | None) -> None:
+    def __init__(self, url: str, credentials: ssl.SSLContext | None) -> None:
+        """Raises ValueError for a URL that names no host and port, or is https where there is no CA."""
         self.url = url
-        self._target, self._secure = split_endpoint(url)
-        if self._secure and credentials is None:
+        target, secure = split_endpoint(url)
+        if secure and credentials is None:
             raise ValueError(f"endpoint {url!r} is https, but no CA was given")
-        self._credentials = credentials
-        self._channel: grpc.aio.Channel | None = None
-        self._calls: dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {}
+        parts = urlsplit(f"//{target}")
+        if not parts.hostname or not parts.port:
+            raise ValueError(f"endpoint {url!r} is not host:port")
+        self._channel = Channel(
+            parts.hostname,
+            parts.port,
+            tls=credentials if secure else None,
+            user_agent=_USER_AGENT,
+            connect_timeout=_CONNECT_SECONDS,
+        )
+        # A coroutine that takes and gives encoded messages. Raises RpcError.
+        self.unary = self._channel.unary
 
     @property
     def open(self) -> bool:
-        """Whether a channel exists."""
-        return self._channel is not None
+        """Whether there is a connection."""
+        return self._channel.connected
 
-    def channel(self) -> grpc.aio.Channel:
-        """The channel, opened now if there is none."""
-        if self._channel is None:
-            if self._secure and self._credentials is not None:
-                self._channel = grpc.aio.secure_channel(self._target, self._credentials, options=_OPTIONS)
-            else:
-                self._channel = grpc.aio.insecure_channel(self._target, options=_OPTIONS)
-        return self._channel
+    async def stream(self, method: str, metadata: tuple[tuple[str, str], ...] = ()) -> ClientStream:
+        """Begin a call of many messages. Raises RpcError."""
+        return await self._channel.stream(method, metadata=metadata)
 
-    def unary(self, method: str) -> grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]:
-        """A callable for `method` that takes and gives encoded messages."""
-        call = self._calls.get(method)
-        if call is None:
-            call = self._calls[method] = self.channel().unary_unary(method)
-        return call
+    def close(self) -> None:
+        """Drop the connection; calls waiting on it end at once. The next call connects again."""
+        self._channel.close()
 
-    async def close(self) -> None:
-        """Close the channel; calls waiting on it end at once."""
-        channel, self._channel = self._channel, None
-        self._calls.clear()
-        if channel is not None:
-            await channel.close()
+    async def shut(self) -> None:
+        """Drop the connection and wait until it is gone."""
+        await self._channel.aclose()
 
     async def probe(self) -> bool:
         """Whether the member answers anything at all within PROBE_TIMEOUT."""
@@ -106,22 +92,18 @@ class Endpoint:
         begun = loop.time()
         request = rpc_pb2.StatusRequest().SerializeToString()
         try:
-            await self.unary("/etcdserverpb.Maintenance/Status")(request, timeout=PROBE_TIMEOUT)
-        except grpc.aio.AioRpcError as error:
-            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+            await self.unary("/etcdserverpb.Maintenance/Status", request, timeout=PROBE_TIMEOUT)
+        except RpcError as error:
+            if error.code is Code.DEADLINE_EXCEEDED:
                 return loop.time() - begun > PROBE_TIMEOUT + _HELD_UP
-            return error.code() != grpc.StatusCode.UNAVAILABLE
-        except asyncio.CancelledError:
-            if cancelled_from_outside():
-                raise
-            return False
+            return error.code is not Code.UNAVAILABLE
         return True
 
 
 class EndpointSet:
     """Picks the member to talk to, and moves on when it fails."""
 
-    def __init__(self, urls: Sequence[str], credentials: grpc.ChannelCredentials | None) -> None:
+    def __init__(self, urls: Sequence[str], credentials: ssl.SSLContext | None) -> None:
         if not urls:
             raise ValueError("at least one endpoint is needed")
         self._endpoints = [Endpoint(url, credentials) for url in urls]
@@ -152,7 +134,7 @@ class EndpointSet:
                 log.info("etcd endpoint %s failed, now using %s", endpoint.url, self.current().url)
 
     async def watch_over(self) -> None:
-        """Probe every member with an open channel, for ever."""
+        """Probe every member with an open connection, for ever."""
         while True:
             await asyncio.sleep(PROBE_INTERVAL)
             used = [endpoint for endpoint in self._endpoints if endpoint.open]
@@ -160,15 +142,9 @@ class EndpointSet:
             for endpoint, alive in zip(used, answers, strict=True):
                 if not alive:
                     self.failed(endpoint)
-                    await endpoint.close()
+                    endpoint.close()
 
     async def close(self) -> None:
-        """Close all channels."""
+        """Close all connections."""
         for endpoint in self._endpoints:
-            await endpoint.close()
-
-
-def cancelled_from_outside() -> bool:
-    """Tell a cancelled task from a call that ended because its channel was closed under it."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+            await endpoint.shut()

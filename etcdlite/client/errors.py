@@ -12,7 +12,7 @@ EtcdError
 
 from __future__ import annotations
 
-import grpc
+from componentbase.grpcwire.status import Code
 
 
 class EtcdError(Exception):
@@ -34,7 +34,7 @@ class WatchBroken(EtcdError):
 class RequestFailed(EtcdError):
     """The store answered with an error."""
 
-    def __init__(self, code: grpc.StatusCode, text: str) -> None:
+    def __init__(self, code: Code, text: str) -> None:
         super().__init__(f"{text} ({code.name})")
         self.code = code
         self.text = text
@@ -70,6 +70,6 @@ NOT_STARTED = frozenset(
 )
 
 
-def refused(code: grpc.StatusCode, text: str) -> RequestFailed:
+def refused(code: Code, text: str) -> RequestFailed:
     """The typed error for an answer of the store."""
     return _BY_TEXT.get(text, RequestFailed)(code, text)

@@ -11,12 +11,11 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import grpc
-import grpc.aio
-
-from etcdlite.client.endpoints import Endpoint, EndpointSet, cancelled_from_outside
+from componentbase.grpcwire.client import ClientStream
+from componentbase.grpcwire.status import Code, RpcError
+from etcdlite.client.endpoints import Endpoint, EndpointSet
 from etcdlite.client.errors import WatchBroken, refused
 from etcdlite.pb import kv_pb2
 from etcdlite.pb import rpc_pb2 as rpc
@@ -48,7 +47,7 @@ class Watch:
         self._create = create
         self._created_within = created_within
         self._endpoint: Endpoint | None = None
-        self._call: grpc.aio.StreamStreamCall[Any, Any] | None = None
+        self._call: ClientStream | None = None
         self._done = False
 
     async def __aenter__(self) -> Self:
@@ -68,13 +67,12 @@ class Watch:
         if self._call is not None:
             return
         self._endpoint = self._endpoints.current()
-        self._call = self._endpoint.channel().stream_stream(
-            "/etcdserverpb.Watch/Watch",
-            request_serializer=rpc.WatchRequest.SerializeToString,
-            response_deserializer=rpc.WatchResponse.FromString,
-        )(metadata=_REQUIRE_LEADER)
         try:
             async with asyncio.timeout(self._created_within):
+                try:
+                    self._call = await self._endpoint.stream("/etcdserverpb.Watch/Watch", _REQUIRE_LEADER)
+                except RpcError as error:
+                    raise self._failure(error.text) from None
                 await self._write(rpc.WatchRequest(create_request=self._create))
                 first = await self._read()
         except TimeoutError:
@@ -82,7 +80,7 @@ class Watch:
             raise WatchBroken(f"{self._endpoint.url}: not created in {self._created_within} s") from None
         if first.canceled and not first.compact_revision:
             await self.aclose()
-            raise refused(grpc.StatusCode.INVALID_ARGUMENT, first.cancel_reason)
+            raise refused(Code.INVALID_ARGUMENT, first.cancel_reason)
 
     def __aiter__(self) -> Self:
         return self
@@ -128,27 +126,19 @@ class Watch:
     async def _read(self) -> rpc.WatchResponse:
         assert self._call is not None
         try:
-            response = await self._call.read()
-        except grpc.aio.AioRpcError as error:
-            raise self._failure(error.details() or error.code().name) from None
-        except asyncio.CancelledError:
-            if cancelled_from_outside() or self._done:
-                raise
-            raise self._failure("connection closed") from None
-        if not isinstance(response, rpc.WatchResponse):
+            message = await self._call.read()
+        except RpcError as error:
+            raise self._failure(error.text or error.code.name) from None
+        if message is None:
             raise self._failure("stream ended")
-        return response
+        return rpc.WatchResponse.FromString(message)
 
     async def _write(self, request: rpc.WatchRequest) -> None:
         assert self._call is not None
         try:
-            await self._call.write(request)
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-            raise self._failure(str(error)) from None
-        except asyncio.CancelledError:
-            if cancelled_from_outside() or self._done:
-                raise
-            raise self._failure("connection closed") from None
+            await self._call.write(request.SerializeToString())
+        except RpcError as error:
+            raise self._failure(error.text) from None
 
     def _failure(self, text: str) -> WatchBroken:
         where = self._endpoint.url if self._endpoint else "?"

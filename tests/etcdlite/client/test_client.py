@@ -14,6 +14,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from componentbase.grpcwire.status import Code
 from etcdlite.client import (
     Compacted,
     EtcdClient,
@@ -162,7 +163,7 @@ def test_refusals_are_typed() -> None:
         member.failures["Put"] = [(grpc.StatusCode.RESOURCE_EXHAUSTED, "something new")]
         with pytest.raises(RequestFailed, match="something new") as caught:
             await client.put(b"k", b"v")
-        assert caught.value.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert caught.value.code is Code.RESOURCE_EXHAUSTED
         assert member.calls == ["Range", "Put"], "a refusal is not repeated"
 
     play(story)
