@@ -24,8 +24,6 @@ PATH = Path(__file__).resolve().parents[1] / "docs" / "api.md"
 # A test refuses an entry that is served by now.
 NOT_SERVED: tuple[tuple[str, str, str], ...] = (
     ("v1", "componentstatuses", "deprecated since 1.19"),
-    ("admissionregistration.k8s.io/v1", "validatingadmissionpolicies", "needs CEL in admission"),
-    ("admissionregistration.k8s.io/v1", "validatingadmissionpolicybindings", "needs CEL in admission"),
     ("admissionregistration.k8s.io/v1", "mutatingadmissionpolicies", "needs CEL in admission"),
     ("admissionregistration.k8s.io/v1", "mutatingadmissionpolicybindings", "needs CEL in admission"),
     ("flowcontrol.apiserver.k8s.io/v1", "flowschemas", "flow control has fixed levels (rest/flow.py)"),
@@ -40,16 +38,16 @@ NOT_SERVED: tuple[tuple[str, str, str], ...] = (
     ("storage.k8s.io/v1", "volumeattributesclasses", "no driver here changes volumes"),
 )
 NOT_SERVED_PARTS = (
+    ("type checking of policies (`status.typeChecking`)", "expressions are dynamically typed"),
     (
         "admission plugins PodSecurity, DefaultStorageClass, DefaultIngressClass, CertificateApproval, "
         "CertificateSigning, CertificateSubjectRestriction, PersistentVolumeClaimResize, "
-        "StorageObjectInUseProtection, ValidatingAdmissionPolicy, MutatingAdmissionPolicy",
+        "StorageObjectInUseProtection, MutatingAdmissionPolicy",
         "naming them is an error",
     ),
     ("answers in protobuf", "requests in protobuf are read"),
     ("`ConversionReview` v1beta1", "v1 is spoken"),
-    ("`matchConditions` of webhooks", "refused by name"),
-    ("webhooks on CONNECT, and `matchPolicy: Equivalent` across versions", "not called"),
+    ("admission on CONNECT (webhooks and policies)", "not called"),
 )
 
 

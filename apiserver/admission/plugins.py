@@ -11,6 +11,7 @@ from apiserver.admission.lifecycle import NamespaceLifecycle
 from apiserver.admission.limits import LimitRanger
 from apiserver.admission.noderestriction import NodeRestriction
 from apiserver.admission.pods import DefaultTolerationSeconds, Priority, RuntimeClass, TaintNodesByCondition
+from apiserver.admission.policies import ValidatingAdmissionPolicy
 from apiserver.admission.quotas import ResourceQuota
 from apiserver.admission.serviceaccount import ServiceAccount
 from apiserver.admission.webhooks import MutatingAdmissionWebhook, ValidatingAdmissionWebhook
@@ -27,6 +28,7 @@ ORDER: tuple[type[Plugin], ...] = (
     DefaultTolerationSeconds,
     RuntimeClass,
     MutatingAdmissionWebhook,
+    ValidatingAdmissionPolicy,
     ValidatingAdmissionWebhook,
     ResourceQuota,  # the last to speak: what it charges should be created
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from apimachinery import selectors
+from apimachinery.scheme import Kind
 from apiserver.registry.call import Call
 
 Object = dict[str, Any]
@@ -16,24 +16,6 @@ def operation_of(call: Call) -> str:
     if call.obj is None:
         return "DELETE"
     return "CREATE" if call.old is None else "UPDATE"
-
-
-def wants(hook: Mapping[str, Any], call: Call, namespace_labels: Mapping[str, str]) -> bool:
-    """Whether a webhook's rules and selectors take in this call. Configurations of webhooks are never sent:
-    one
-    that refuses everything could not be taken away again.
-    """
-    if call.kind.group == GROUP:
-        return False
-    if not any(matches(rule, call) for rule in hook.get("rules") or ()):
-        return False
-    if call.kind.namespaced or call.is_for("", "namespaces"):
-        selector = selectors.label_selector_from(hook.get("namespaceSelector") or {})
-        if not selector.matches(namespace_labels):
-            return False
-    selector = selectors.label_selector_from(hook.get("objectSelector") or {})
-    found = [obj for obj in (call.obj, call.old) if obj is not None]
-    return any(selector.matches(obj["metadata"].get("labels") or {}) for obj in found)
 
 
 def matches(rule: Mapping[str, Any], call: Call) -> bool:
@@ -58,17 +40,25 @@ def _resource(text: str, resource: str, subresource: str) -> bool:
     return below in ("*", subresource) if slash else not subresource
 
 
-def review(call: Call, uid: str) -> Object:
-    """The `admission.k8s.io/v1` AdmissionReview of a call."""
+def _names(kind: Kind) -> tuple[Object, Object]:
+    gv = {"group": kind.group, "version": kind.version}
+    return {**gv, "kind": kind.kind}, {**gv, "resource": kind.resource}
+
+
+def review(call: Call, uid: str, original: Kind | None = None) -> Object:
+    """The `admission.k8s.io/v1` AdmissionReview of a call; `original` is the kind that was asked for, when
+    the call was converted to another version.
+    """
     kind, operation = call.kind, operation_of(call)
-    gvk = {"group": kind.group, "version": kind.version, "kind": kind.kind}
-    gvr = {"group": kind.group, "version": kind.version, "resource": kind.resource}
+    asked = original or kind
+    gvk, gvr = _names(kind)
+    request_gvk, request_gvr = _names(asked)
     request: Object = {
         "uid": uid,
         "kind": gvk,
         "resource": gvr,
-        "requestKind": gvk,
-        "requestResource": gvr,
+        "requestKind": request_gvk,
+        "requestResource": request_gvr,
         "name": call.name,
         "operation": operation,
         "userInfo": call.user.as_dict(),

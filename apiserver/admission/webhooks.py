@@ -1,9 +1,5 @@
 """Dynamic admission: MutatingAdmissionWebhook and ValidatingAdmissionWebhook
 (admissionregistration.k8s.io/v1).
-
-A webhook behind a Service is reached at a ready endpoint of it, chosen at random from its EndpointSlices,
-since an
-apiserver has no service network of its own; its certificate must still be the Service's.
 """
 
 from __future__ import annotations
@@ -20,8 +16,12 @@ from apimachinery import errors
 from apimachinery.errors import StatusError
 from apimachinery.patch import json as json_patch
 from apimachinery.scheme import Kind
-from apiserver.admission.base import Context, Plugin
-from apiserver.admission.webhookrules import GROUP, review, wants
+from apiserver.admission.base import Context, Plugin, forbid
+from apiserver.admission.expressions import Facts, met
+from apiserver.admission.matching import as_matched, converted, namespace_labels, selected
+from apiserver.admission.webhookrules import GROUP, review
+from apiserver.cel.expressions import CONDITION
+from apiserver.cel.runtime import Failed
 from apiserver.registry.backends import Backends
 from apiserver.registry.call import Call
 from apiserver.registry.patching import clone
@@ -54,26 +54,34 @@ class Webhooks(Plugin):
     def _configurations(self) -> Kind | None:
         return self.context.scheme.resource(GROUP, "v1", self.resource)
 
-    def _matching(self, call: Call) -> list[Object]:
-        """The webhooks for a call, in the order of their configurations' names."""
+    def _hooks(self) -> list[Object]:
+        """All webhooks, in the order of their configurations' names."""
         kind = self._configurations()
         assert kind is not None
-        labels = self._namespace_labels(call)
-        hooks = [
-            hook
-            for entry in self.context.cacher.of(kind).scan()
-            for hook in entry.decoded().get("webhooks") or ()
-        ]
-        return [hook for hook in hooks if wants(hook, call, labels)]
+        entries = self.context.cacher.of(kind).scan()
+        return [hook for entry in entries for hook in entry.decoded().get("webhooks") or ()]
 
-    def _namespace_labels(self, call: Call) -> dict[str, str]:
-        if call.is_for("", "namespaces"):
-            obj = call.obj or call.old or {"metadata": {}}
-            return dict(obj["metadata"].get("labels") or {})
-        found = self.context.cached("", "namespaces", "", call.namespace) if call.namespace else None
-        return dict((found or {"metadata": {}})["metadata"].get("labels") or {})
+    async def _seen(self, hook: Object, call: Call) -> Call | None:
+        """The call in the form this webhook is to see; None when it is not for it. Configurations of
+        admission are never sent: a webhook that refuses everything could not be taken away again.
 
-    async def _ask(self, hook: Object, call: Call) -> Verdict:
+        Raises 403 for match conditions that end with an error, unless the webhook's failures are ignored.
+        """
+        if call.kind.group == GROUP or not selected(hook, call, namespace_labels(self.context, call)):
+            return None
+        exact = hook.get("matchPolicy") == "Exact"
+        found = await as_matched(self.context, call, hook.get("rules") or (), exact=exact)
+        if found is None or not hook.get("matchConditions"):
+            return found
+        try:
+            holds = met(hook["matchConditions"], Facts(found, self.context.authorizer), CONDITION)
+        except Failed as error:
+            if hook.get("failurePolicy") == "Ignore":
+                return None
+            raise forbid(call, str(error)) from error
+        return found if holds else None
+
+    async def _ask(self, hook: Object, call: Call, original: Kind) -> Verdict:
         """One webhook's verdict; a failure is a refusal or nothing, as its policy says."""
         if call.dry_run and hook.get("sideEffects") not in ("None", "NoneOnDryRun"):
             return Verdict(errors.bad_request(f'admission webhook "{hook["name"]}" does not support dry run'))
@@ -81,7 +89,7 @@ class Webhooks(Plugin):
         try:
             seconds = hook.get("timeoutSeconds", 10)
             async with asyncio.timeout(seconds):
-                answer = await self._post(hook, orjson.dumps(review(call, uid)), seconds)
+                answer = await self._post(hook, orjson.dumps(review(call, uid, original)), seconds)
             return verdict(hook, answer, uid, call)
         except TimeoutError:
             failure = "context deadline exceeded"
@@ -103,11 +111,11 @@ class MutatingAdmissionWebhook(Webhooks):
 
     async def mutate(self, call: Call) -> None:
         """In turn; one that wants it is asked a second time when others have changed the object after it."""
-        left: list[tuple[Object, Any]] = []
-        for hook in self._matching(call):
-            await self._apply(hook, call)
-            if hook.get("reinvocationPolicy") == "IfNeeded":
-                left.append((hook, clone(call.obj or {})))
+        left = [
+            (hook, clone(call.obj or {}))
+            for hook in self._hooks()
+            if await self._apply(hook, call) and hook.get("reinvocationPolicy") == "IfNeeded"
+        ]
         for hook, saw in left:
             if saw != call.obj:
                 await self._apply(hook, call)
@@ -115,23 +123,30 @@ class MutatingAdmissionWebhook(Webhooks):
     async def validate(self, call: Call) -> None:
         """A deletion has nothing to change, but may be refused."""
         if call.obj is None:
-            for hook in self._matching(call):
+            for hook in self._hooks():
                 await self._apply(hook, call)
 
-    async def _apply(self, hook: Object, call: Call) -> None:
-        found = await self._ask(hook, call)
+    async def _apply(self, hook: Object, call: Call) -> bool:
+        """Ask a webhook that the call is for, and do what it says; whether it was for it."""
+        seen = await self._seen(hook, call)
+        if seen is None:
+            return False
+        found = await self._ask(hook, seen, call.kind)
         if found.refusal is not None:
             raise found.refusal
-        if found.patch and call.obj is not None:
+        if found.patch and call.obj is not None and seen.obj is not None:
             try:
-                changed = json_patch.apply(call.obj, orjson.loads(found.patch))
+                changed = json_patch.apply(seen.obj, orjson.loads(found.patch))
             except (StatusError, orjson.JSONDecodeError) as error:
                 why = f'failed calling webhook "{hook["name"]}": its patch cannot be applied: {error}'
                 raise errors.internal_error(why) from error
             for name in ("kind", "apiVersion"):
-                changed[name] = call.obj[name]
-            call.obj = changed
-            call.kind.strategy.default(changed)
+                changed[name] = seen.obj[name]
+            back = await converted(changed, seen.kind, call.kind)
+            assert back is not None
+            call.obj = back
+            call.kind.strategy.default(back)
+        return True
 
 
 class ValidatingAdmissionWebhook(Webhooks):
@@ -139,9 +154,11 @@ class ValidatingAdmissionWebhook(Webhooks):
 
     async def validate(self, call: Call) -> None:
         """All at once; the first refusal in their order is the answer."""
-        hooks = self._matching(call)
+        hooks = [(hook, seen) for hook in self._hooks() if (seen := await self._seen(hook, call))]
         async with asyncio.TaskGroup() as group:
-            asked = [group.create_task(self._ask(hook, call), name="webhook") for hook in hooks]
+            asked = [
+                group.create_task(self._ask(hook, seen, call.kind), name="webhook") for hook, seen in hooks
+            ]
         for task in asked:
             refusal = task.result().refusal
             if refusal is not None:

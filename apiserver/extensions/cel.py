@@ -1,26 +1,23 @@
-"""`x-kubernetes-validations`: rules in the Common Expression Language (KEP-2876), evaluated by Google's CEL
-runtime.
-
-The runtime is an optional dependency (docs/adr/004-cel.md). Where it is not installed, a definition with
-rules is
-refused by name, never accepted and ignored. Expressions are compiled once a definition; `self` and
-`oldSelf` are
-dynamically typed. The runtime stops an expression after its own budget of iterations; that refuses the
-object.
-"""
+"""`x-kubernetes-validations`: rules of custom resources in CEL (KEP-2876), compiled once a definition."""
 
 from __future__ import annotations
 
-import datetime
-import importlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-from apimachinery import field, meta
+from apimachinery import field
 from apimachinery.errors import Cause
+from apiserver.cel.runtime import (
+    NOT_INSTALLED,
+    Failed,
+    Unusable,
+    available,
+    compile_expression,
+    evaluate,
+    moment,
+)
 from apiserver.extensions.structural import RULES, Schema, subschemas
 
 MISSING: Any = object()
@@ -58,72 +55,19 @@ _RESERVED = frozenset(
     }
 )
 _OLD_SELF = re.compile(r"\boldSelf\b")
+_OLD, _HAS_OLD = "__oldSelf", "__hasOldSelf"
 _ESCAPES = (("__", "__underscores__"), (".", "__dot__"), ("-", "__dash__"), ("/", "__slash__"))
 
 
-class Unusable(Exception):
-    """An expression that does not compile, with the reason."""
+def compile_rule(text: str, *, returns: str = "BOOL", optional_old: bool = False) -> Any:
+    """A compiled expression over `self` and `oldSelf`. Raises Unusable.
 
-
-@cache
-def _environment() -> Any:
-    """The CEL environment; None when the runtime is not installed."""
-    try:
-        runtime: Any = importlib.import_module("cel_expr_python.cel")
-        extensions = [
-            getattr(importlib.import_module(f"cel_expr_python.ext.ext_{name}"), f"Ext{name.title()}")()
-            for name in ("strings", "optional", "bindings")
-        ]
-    except ImportError:
-        return None
-    kind = runtime.Type
-    return runtime.NewEnv(
-        variables={"self": kind.DYN, "oldSelf": kind.DYN},
-        extensions=extensions,
-        functions=[_declare(runtime, *function) for function in _functions(kind)],
-    )
-
-
-def _functions(kind: Any) -> list[tuple[str, Any, list[Any], Callable[..., Any]]]:
-    """The parts of Kubernetes' lists and regex libraries that need no types of their own."""
-    many = kind.List(kind.DYN)
-    return [
-        ("isSorted", kind.BOOL, [many], lambda items: list(items) == sorted(items)),
-        ("sum", kind.DYN, [many], lambda items: sum(items)),
-        ("min", kind.DYN, [many], lambda items: min(items)),
-        ("max", kind.DYN, [many], lambda items: max(items)),
-        ("find", kind.STRING, [kind.STRING, kind.STRING], lambda text, pattern: _find(text, pattern)),
-    ]
-
-
-def _find(text: str, pattern: str) -> str:
-    found = re.search(pattern, text)
-    return found[0] if found else ""
-
-
-def _declare(runtime: Any, name: str, returns: Any, parameters: list[Any], run: Callable[..., Any]) -> Any:
-    overload = runtime.Overload(
-        id=f"kubernetes_{name}", return_type=returns, parameters=parameters, is_member=True, impl=run
-    )
-    return runtime.FunctionDecl(name, [overload])
-
-
-def available() -> bool:
-    return _environment() is not None
-
-
-def compile_expression(text: str, *, returns: str = "BOOL") -> Any:
-    """A compiled expression. Raises Unusable."""
-    environment = _environment()
-    if environment is None:
-        raise Unusable("CEL rules need the package cel-expr-python, which is not installed")
-    try:
-        program = environment.compile(text)
-    except RuntimeError as error:
-        raise Unusable(f"compilation failed: {str(error).strip()}") from None
-    if program.return_type().name() not in (returns, "DYN"):
-        raise Unusable(f"cel expression must evaluate to a {returns.lower()}")
-    return program
+    With `optionalOldSelf` the name stands for an optional value, empty at creation (KEP-4008).
+    """
+    if optional_old:
+        text = f"cel.bind(oldSelf, {_HAS_OLD} ? optional.of({_OLD}) : optional.none(), {text})"
+        return compile_expression(text, ("self", _OLD, _HAS_OLD), (returns,))
+    return compile_expression(text, ("self", "oldSelf"), (returns,))
 
 
 def check_rules(schema: Schema, path: str) -> Iterator[Cause]:
@@ -135,21 +79,24 @@ def check_rules(schema: Schema, path: str) -> Iterator[Cause]:
                 yield field.required(f"{place}.rule", "rule is not specified")
                 continue
             if not available():
-                why = (
-                    "x-kubernetes-validations is not supported: the package cel-expr-python is not installed"
-                )
+                why = f"x-kubernetes-validations is not supported: {NOT_INSTALLED}"
                 yield field.forbidden(f"{where}.{RULES}", why)
                 return
-            yield from _compiles(text, f"{place}.rule", "BOOL")
+            optional = bool(rule.get("optionalOldSelf"))
+            if optional and not _OLD_SELF.search(text):
+                detail = "option optionalOldSelf is only allowed for rules that use oldSelf"
+                yield field.invalid(f"{place}.optionalOldSelf", True, detail)
+            yield from _compiles(text, f"{place}.rule", "BOOL", optional)
             if rule.get("messageExpression"):
-                yield from _compiles(rule["messageExpression"], f"{place}.messageExpression", "STRING")
+                where_message = f"{place}.messageExpression"
+                yield from _compiles(rule["messageExpression"], where_message, "STRING", optional)
             if rule.get("reason") and rule["reason"] not in _REASONS:
                 yield field.not_supported(f"{place}.reason", rule["reason"], _REASONS)
 
 
-def _compiles(text: str, path: str, returns: str) -> Iterator[Cause]:
+def _compiles(text: str, path: str, returns: str, optional: bool) -> Iterator[Cause]:
     try:
-        compile_expression(text, returns=returns)
+        compile_rule(text, returns=returns, optional_old=optional)
     except Unusable as error:
         yield field.invalid(path, text, str(error))
 
@@ -213,15 +160,16 @@ def _node(schema: Schema) -> Node | None:
 
 def _rule(rule: Mapping[str, Any]) -> Rule:
     text, message = rule["rule"], rule.get("messageExpression")
+    optional = bool(rule.get("optionalOldSelf"))
     return Rule(
         text,
-        compile_expression(text),
+        compile_rule(text, optional_old=optional),
         rule.get("message", ""),
-        compile_expression(message, returns="STRING") if message else None,
+        compile_rule(message, returns="STRING", optional_old=optional) if message else None,
         rule.get("reason") or "FieldValueInvalid",
         rule.get("fieldPath", ""),
         _OLD_SELF.search(text) is not None,
-        bool(rule.get("optionalOldSelf")),
+        optional,
     )
 
 
@@ -250,13 +198,11 @@ def _run(node: Node, value: Any, old: Any, path: str) -> Iterator[Cause]:
     if not node.rules:
         return
     unchanged = old is not MISSING and old == value
-    names = {"self": to_cel(value, node.schema), "oldSelf": None}
+    names = {"self": to_cel(value, node.schema), "oldSelf": None, _OLD: None, _HAS_OLD: old is not MISSING}
     if old is not MISSING:
-        names["oldSelf"] = to_cel(old, node.schema)
+        names["oldSelf"] = names[_OLD] = to_cel(old, node.schema)
     for rule in node.rules:
-        if rule.is_transition and (old is MISSING or rule.optional_old):
-            if rule.optional_old:
-                yield field.forbidden(path or "<nil>", f"{rule.text}: optionalOldSelf is not supported")
+        if rule.is_transition and old is MISSING and not rule.optional_old:
             continue
         found = _evaluate(rule.program, names)
         if found is True or (unchanged and not rule.is_transition):
@@ -267,12 +213,9 @@ def _run(node: Node, value: Any, old: Any, path: str) -> Iterator[Cause]:
 def _evaluate(program: Any, names: Mapping[str, Any]) -> Any:
     """The value of an expression, or the error it ended with as text."""
     try:
-        found = program.eval(data=names)
-    except RuntimeError as error:
+        return evaluate(program, names)
+    except Failed as error:
         return f"rule evaluation error: {error}"
-    if found.type().name() == "ERROR":
-        return f"rule evaluation error: {found.value()}"
-    return found.plain_value()
 
 
 def _cause(rule: Rule, found: Any, names: Mapping[str, Any], value: Any, path: str) -> Cause:
@@ -321,5 +264,5 @@ def to_cel(value: Any, schema: Schema) -> Any:
     if kind == "number" and isinstance(value, int):
         return float(value)
     if kind == "string" and schema.get("format") == "date-time":
-        return datetime.datetime.fromtimestamp(meta.parse_time(value), datetime.UTC)
+        return moment(value)
     return value

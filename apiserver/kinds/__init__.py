@@ -22,6 +22,7 @@ from apiserver.kinds import (
     networking,
     nodes,
     pods,
+    policies,
     policy,
     quotas,
     rbac,
@@ -63,6 +64,7 @@ SCHEME = Scheme(
         leases,
         certificates,
         webhooks,
+        policies,
         customresourcedefinitions,
         apiservices,
     )

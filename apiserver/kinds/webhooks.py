@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from apimachinery import field
 from apimachinery.errors import Cause
 from apimachinery.scheme import Kind, Object, Strategy
+from apiserver.cel.expressions import CONDITION, match_conditions
 from apiserver.kinds import common
 
 OPERATIONS = ("*", "CONNECT", "CREATE", "DELETE", "UPDATE")
@@ -64,13 +65,10 @@ def _hook(hook: Mapping[str, Any], path: str) -> Iterator[Cause]:
     if not 1 <= hook.get("timeoutSeconds", DEFAULT_TIMEOUT) <= MAX_TIMEOUT:
         detail = f"the timeout value must be between 1 and {MAX_TIMEOUT} seconds"
         yield field.invalid(f"{path}.timeoutSeconds", hook["timeoutSeconds"], detail)
-    if hook.get("matchConditions"):
-        yield field.forbidden(
-            f"{path}.matchConditions", "match conditions (CEL) are not supported by this server"
-        )
+    yield from match_conditions(hook.get("matchConditions") or (), f"{path}.matchConditions", CONDITION)
     yield from client_config(hook.get("clientConfig") or {}, f"{path}.clientConfig")
     for at, rule in enumerate(hook.get("rules") or ()):
-        yield from _rule(rule, f"{path}.rules[{at}]")
+        yield from rule_causes(rule, f"{path}.rules[{at}]")
 
 
 def client_config(config: Mapping[str, Any], path: str) -> Iterator[Cause]:
@@ -95,7 +93,8 @@ def client_config(config: Mapping[str, Any], path: str) -> Iterator[Cause]:
         yield from common.port_number(f"{path}.service.port", service.get("port", 443))
 
 
-def _rule(rule: Mapping[str, Any], path: str) -> Iterator[Cause]:
+def rule_causes(rule: Mapping[str, Any], path: str) -> Iterator[Cause]:
+    """The rules of a rule: of webhooks and of policies."""
     for name in ("apiGroups", "apiVersions", "operations", "resources"):
         values = rule.get(name) or []
         if not values:

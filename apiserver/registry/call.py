@@ -40,6 +40,7 @@ class Call:
     old: Object | None = None
     options: Any = None
     warnings: list[str] = field(default_factory=list)
+    annotations: dict[str, str] = field(default_factory=dict)  # for the audit log
     writer: Writer | None = SELF
 
     def is_for(self, group: str, resource: str) -> bool:

@@ -33,7 +33,7 @@ class AuditLog:
             "userAgent": request.headers.get("user-agent", ""),
             "responseStatus": {"code": status},
             "stageTimestamp": now.isoformat().replace("+00:00", "Z"),
-            "annotations": {"hardway/seconds": f"{seconds:.6f}"},
+            "annotations": {"hardway/seconds": f"{seconds:.6f}", **request.annotations},
         }
         if info.is_resource:
             event["objectRef"] = {

@@ -41,6 +41,7 @@ class Request:
     headers: dict[str, str]
     user: User = ANONYMOUS_USER
     warnings: list[str] = field(default_factory=list)
+    annotations: dict[str, str] = field(default_factory=dict)  # for the audit log
     authorize: Callable[[RequestInfo], None] = _allow
 
     @property

@@ -152,6 +152,7 @@ class Verbs:
             chosen.dry_run,
             options=chosen,
             warnings=request.warnings,
+            annotations=request.annotations,
             writer=Writer(name, info.subresource),
         )
 

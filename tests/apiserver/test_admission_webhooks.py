@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from apiserver.admission.webhookrules import matches
 from apiserver.auth.user import User
+from apiserver.cel.runtime import available
 from apiserver.kinds import SCHEME
 from apiserver.registry.call import Call
 from pki.ca import Authority, certificate_pem, key_pem
@@ -207,18 +208,94 @@ async def expose(api: Harness, port: int) -> None:
     await api.ok("GET", slices)
 
 
-def test_match_conditions_are_refused_by_name() -> None:
+needs_cel = pytest.mark.skipif(not available(), reason="needs cel-expr-python")
+
+
+@needs_cel
+def test_match_conditions_decide_which_requests_are_sent(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with harness() as api, webhook(tmp_path, lambda _: {}) as (url, bundle, asked):
+            conditions = [
+                {"name": "not-mine", "expression": "request.userInfo.username != 'mine'"},
+                {"name": "has-data", "expression": "object.data.size() > 0"},
+                {"name": "may", "expression": "authorizer.group('').resource('pods').check('get').allowed()"},
+            ]
+            await register(api, "ValidatingWebhookConfiguration", url, bundle, matchConditions=conditions)
+            await api.ok("POST", CONFIG_MAPS, config_map("a", x="1"))
+            assert len(asked) == 1
+            await api.ok("POST", CONFIG_MAPS, config_map("b", x="1"), user="mine;system:masters")
+            assert len(asked) == 1
+            sent = config_map("c")
+            del sent["data"]
+            refused = await api.fails(403, "Forbidden", "POST", CONFIG_MAPS, sent)
+            assert (
+                "expression 'object.data.size() > 0' resulted in error: no such key: data"
+                in refused["message"]
+            )
+
+    asyncio.run(body())
+
+
+@needs_cel
+def test_bad_configurations_are_refused_with_their_paths() -> None:
     async def body() -> None:
         async with harness() as api:
-            conditions = [{"name": "x", "expression": "true"}]
-            sent = configuration(
-                "ValidatingWebhookConfiguration", "https://x.test", "", matchConditions=conditions
-            )
             path = f"{HOOKS}/validatingwebhookconfigurations"
-            status = await api.fails(422, "Invalid", "POST", path, sent)
-            assert "match conditions (CEL) are not supported" in status["message"]
+            for expression, why in (
+                ("object.", "compilation failed"),
+                ("params.x", "undeclared reference"),
+                ("1", "bool"),
+            ):
+                conditions = [{"name": "x", "expression": expression}]
+                kind = "ValidatingWebhookConfiguration"
+                sent = configuration(kind, "https://x.test", "", matchConditions=conditions)
+                status = await api.fails(422, "Invalid", "POST", path, sent)
+                cause = status["details"]["causes"][0]
+                assert (
+                    cause["field"] == "webhooks[0].matchConditions[0].expression" and why in cause["message"]
+                )
             sent = configuration("ValidatingWebhookConfiguration", "http://x.test", "")
             assert "'https' is the only" in (await api.fails(422, "Invalid", "POST", path, sent))["message"]
+
+    asyncio.run(body())
+
+
+SCALER: Object = {
+    "kind": "HorizontalPodAutoscaler",
+    "apiVersion": "autoscaling/v1",
+    "metadata": {"name": "h"},
+    "spec": {
+        "scaleTargetRef": {"kind": "Deployment", "name": "d", "apiVersion": "apps/v1"},
+        "maxReplicas": 3,
+        "targetCPUUtilizationPercentage": 50,
+    },
+}
+
+
+@pytest.mark.parametrize("policy", ["Equivalent", "Exact"])
+def test_a_rule_for_another_version_sees_that_version(tmp_path: Path, policy: str) -> None:
+    def lower(request: Object) -> Object:
+        patch = [{"op": "replace", "path": "/spec/metrics/0/resource/target/averageUtilization", "value": 20}]
+        return {"patchType": "JSONPatch", "patch": base64.b64encode(orjson.dumps(patch)).decode()}
+
+    async def body() -> None:
+        async with harness() as api, webhook(tmp_path, lower) as (url, bundle, asked):
+            rule = {
+                "apiGroups": ["autoscaling"],
+                "apiVersions": ["v2"],
+                "operations": ["*"],
+                "resources": ["horizontalpodautoscalers"],
+            }
+            await register(api, "MutatingWebhookConfiguration", url, bundle, rules=[rule], matchPolicy=policy)
+            path = "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers"
+            made = await api.ok("POST", path, SCALER)
+            if policy == "Exact":
+                assert not asked and made["spec"]["targetCPUUtilizationPercentage"] == 50
+                return
+            assert asked[0]["kind"]["version"] == "v2" and asked[0]["requestKind"]["version"] == "v1"
+            assert asked[0]["object"]["apiVersion"] == "autoscaling/v2"
+            assert made["apiVersion"] == "autoscaling/v1"
+            assert made["spec"]["targetCPUUtilizationPercentage"] == 20
 
     asyncio.run(body())
 

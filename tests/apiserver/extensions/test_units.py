@@ -159,3 +159,33 @@ def test_cel_rules_on_nested_values_and_their_messages() -> None:
     assert [(cause.field, cause.message) for cause in found] == [("list[1].min", "Forbidden: min is 3")]
     failed = list(rules.check({"list": [{"min": 1}]}))
     assert "rule evaluation error" in failed[0].message
+
+
+@pytest.mark.skipif(not cel.available(), reason="needs cel-expr-python")
+def test_cel_rules_on_times() -> None:
+    rule = {"rule": "self.at > timestamp('2025-01-01T00:00:00Z')"}
+    schema: Object = {
+        "type": "object",
+        "properties": {"at": {"type": "string", "format": "date-time"}},
+        "x-kubernetes-validations": [rule],
+    }
+    rules = cel.compile_rules(schema)
+    assert not list(rules.check({"at": "2026-01-01T00:00:00Z"}))
+    assert "failed rule" in next(rules.check({"at": "2024-01-01T00:00:00Z"})).message
+
+
+@pytest.mark.skipif(not cel.available(), reason="needs cel-expr-python")
+def test_an_optional_old_self_is_empty_at_creation() -> None:
+    rule = {"rule": "!oldSelf.hasValue() || self.n >= oldSelf.value().n", "optionalOldSelf": True}
+    schema: Object = {
+        "type": "object",
+        "properties": {"n": {"type": "integer"}},
+        "x-kubernetes-validations": [rule],
+    }
+    assert not list(cel.check_rules(schema, "schema"))
+    rules = cel.compile_rules(schema)
+    assert not list(rules.check({"n": 1}))
+    assert not list(rules.check({"n": 2}, {"n": 1}))
+    assert len(list(rules.check({"n": 1}, {"n": 2}))) == 1
+    useless = {**schema, "x-kubernetes-validations": [{"rule": "self.n > 0", "optionalOldSelf": True}]}
+    assert "only allowed for rules that use oldSelf" in next(cel.check_rules(useless, "schema")).message

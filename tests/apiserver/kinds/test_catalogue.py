@@ -62,6 +62,8 @@ csinodes - CSINode
 volumeattachments - VolumeAttachment
 customresourcedefinitions crd,crds CustomResourceDefinition
 apiservices - APIService
+validatingadmissionpolicies - ValidatingAdmissionPolicy
+validatingadmissionpolicybindings - ValidatingAdmissionPolicyBinding
 mutatingwebhookconfigurations - MutatingWebhookConfiguration
 validatingwebhookconfigurations - ValidatingWebhookConfiguration
 """

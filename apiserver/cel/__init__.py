@@ -1,0 +1,1 @@
+"""The Common Expression Language (docs/adr/004-cel.md): its runtime, and Kubernetes' libraries for it."""
