@@ -6,12 +6,14 @@ import json
 import os
 import socket
 import struct
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 TIMEOUT = 5.0
 LIMIT = 1 << 20
+QUEUE_POLL = 0.01
 
 
 class HostDown(Exception):
@@ -33,7 +35,7 @@ class Control:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(TIMEOUT)
         try:
-            connection.connect(os.fspath(self.path))
+            self._knock(connection)
         except (FileNotFoundError, ConnectionRefusedError) as error:
             connection.close()
             raise HostDown(f"host {self.host} is not up") from error
@@ -41,6 +43,18 @@ class Control:
             connection.close()
             raise HostDown(f"the supervisor of host {self.host} does not accept commands") from error
         return connection
+
+    def _knock(self, connection: socket.socket) -> None:
+        """Connect. A queue that is full refuses a socket with a timeout at once (connect(2), EAGAIN): then it
+        is on us to wait, as long as for anything else."""
+        deadline = time.monotonic() + TIMEOUT
+        while True:
+            try:
+                return connection.connect(os.fspath(self.path))
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError from None
+                time.sleep(QUEUE_POLL)
 
     def pid(self) -> int:
         """The host's pid 1 as the caller's PID namespace numbers it. Raises HostDown."""
