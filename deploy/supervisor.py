@@ -21,6 +21,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -74,11 +75,23 @@ def execute(unit: Unit) -> NoReturn:
     environment = {**os.environ, **unit.environment}
     if unit.program is None:
         argv = [sys.executable, "-m", str(unit.package), *unit.argv]
-        # The source tree need not be installed; this process found it, and a new interpreter must as well.
-        environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
     else:
         argv = [unit.program, *unit.argv]
+    if unit.program is None or unit.wrap:
+        # The source tree need not be installed; this process found it, and a new interpreter must as well.
+        environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
+    argv = [*unit.wrap, *argv]
     os.execvpe(argv[0], argv, environment)
+
+
+def changed_unit(unit: Unit, request: Mapping[str, Any]) -> Unit:
+    """The unit with what one start asks for: `flags` and `environment` are merged over its own."""
+    return replace(
+        unit,
+        flags={**unit.flags, **(request.get("flags") or {})},
+        environment={**unit.environment, **(request.get("environment") or {})},
+        wrap=tuple(request.get("wrap") or ()),
+    )
 
 
 class Supervisor:
@@ -96,6 +109,8 @@ class Supervisor:
         self.units: Mapping[str, Unit] = {unit.name: unit for unit in units}
         self.lives: dict[str, Life] = {unit.name: Life() for unit in units}
         self.fresh: set[str] = set()
+        # What the last explicit start changed about a unit; kept when it is started again after a death.
+        self.changed: dict[str, Unit] = {}
         self.listener = listener
         self.clock = clock
         self.ending = False
@@ -106,7 +121,7 @@ class Supervisor:
 
     def start(self, name: str) -> None:
         """Start a unit's process."""
-        unit = self.units[name]
+        unit = self.changed.get(name, self.units[name])
         log = os.open(unit.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         sys.stdout.flush()
         pid = os.fork()
@@ -225,7 +240,7 @@ class Supervisor:
             return {"error": f"no unit {name!r} (there are {', '.join(self.units)})"}
         number = int(request.get("signal", signal.SIGTERM))
         if action == "start":
-            return self._command_start(name, bool(request.get("fresh", False)))
+            return self._command_start(name, request)
         if action == "stop":
             self.stop(name, number)
         elif action == "signal":
@@ -236,11 +251,18 @@ class Supervisor:
             return {"error": f"unknown command {action!r}"}
         return {"unit": name, **self.lives[name].to_json(self.clock())}
 
-    def _command_start(self, name: str, fresh: bool) -> dict[str, Any]:
+    def _command_start(self, name: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Start, as it is meant or with further flags, variables or a program in front (`wrap`)."""
         life = self.lives[name]
         if life.phase is Phase.STOPPING:
             return {"error": f"unit {name} is still stopping"}
         if life.phase is not Phase.RUNNING:
+            changed = changed_unit(self.units[name], request)
+            self.changed[name] = changed
+            # Variables like LD_PRELOAD, and another program in front, only take effect in a new program.
+            fresh = (
+                request.get("fresh") or changed.environment != self.units[name].environment or changed.wrap
+            )
             (self.fresh.add if fresh else self.fresh.discard)(name)
             self.start(name)
         return {"unit": name, **life.to_json(self.clock())}

@@ -27,7 +27,8 @@ class Unit:
     """One supervised process. `package` is set for a warm unit, `program` for a foreign one.
 
     `arguments` come before `flags` on the command line. `grace` is how long (seconds) it may take to end
-    after SIGTERM before it is killed. `inherits` names file descriptors it needs from the supervisor.
+    after SIGTERM before it is killed. `inherits` names file descriptors it needs from the supervisor. `wrap`
+    is a command line put in front of its own.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Unit:
     environment: Mapping[str, str] = field(default_factory=dict)
     grace: float = 5.0
     inherits: tuple[int, ...] = ()
+    wrap: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.package is None) == (self.program is None):
@@ -60,7 +62,7 @@ class Unit:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Unit:
         """The unit that `to_json` described."""
-        tuples = {key: tuple(document[key]) for key in ("arguments", "inherits")}
+        tuples = {key: tuple(document[key]) for key in ("arguments", "inherits", "wrap")}
         return cls(**{**document, **tuples})
 
 
