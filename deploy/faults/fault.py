@@ -43,6 +43,10 @@ class Fault:
             self._undo()
             self._applied = False
 
+    def adopt(self) -> None:
+        """Take over what another process, by the same call, put in force: `undo` undoes it from here."""
+        self._applied = True
+
     @property
     def applied(self) -> bool:
         """Is the fault in force?"""

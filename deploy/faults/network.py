@@ -55,15 +55,20 @@ def partitioned(
     peers: Iterable[str] | None = None,
     ports: Iterable[int] = (),
     direction: Direction = "both",
+    table: str | None = None,
 ) -> Fault:
     """Drop what passes between this namespace and `peers` (IPv4 addresses or networks; None: everyone).
 
     With `ports`, only TCP from or to one of them is dropped: a store's peer port (2380) cuts consensus and
     leaves clients alone. `in` drops what arrives and lets out what is sent; `out` the reverse: one such fault
-    makes a one-way link. Loopback is never touched. What is forwarded for pods is cut like the host's own.
+    makes a one-way link. `table` names the rules for another process, which makes the same fault again
+    to undo it; without it the name is this process' own. Loopback is never touched. What is forwarded for pods is
+    cut like the host's own.
     """
     rules = _rules(peers, ports, direction, "drop")
-    return _filtered(f"partition ({direction}) of {namespace} from {_said(peers, ports)}", namespace, rules)
+    return _filtered(
+        f"partition ({direction}) of {namespace} from {_said(peers, ports)}", namespace, rules, table
+    )
 
 
 def lossy(
@@ -73,6 +78,7 @@ def lossy(
     peers: Iterable[str] | None = None,
     ports: Iterable[int] = (),
     direction: Direction = "both",
+    table: str | None = None,
 ) -> Fault:
     """Lose `percent` of the packets, each independently. The rest as `partitioned`."""
     if not 0 < percent < 100:
@@ -80,7 +86,10 @@ def lossy(
     verdict = f"numgen random mod 10000 < {round(percent * 100)} drop"
     rules = _rules(peers, ports, direction, verdict)
     return _filtered(
-        f"loss of {percent:g} % ({direction}) of {namespace} with {_said(peers, ports)}", namespace, rules
+        f"loss of {percent:g} % ({direction}) of {namespace} with {_said(peers, ports)}",
+        namespace,
+        rules,
+        table,
     )
 
 
@@ -146,8 +155,8 @@ def ruleset(table: str, rules: dict[str, list[str]]) -> str:
     return f"table inet {table} {{\n" + "".join(chains) + "}\n"
 
 
-def _filtered(name: str, namespace: str | Path, rules: dict[str, list[str]]) -> Fault:
-    table = f"fault_{os.getpid()}_{next(_numbers)}"
+def _filtered(name: str, namespace: str | Path, rules: dict[str, list[str]], table: str | None) -> Fault:
+    table = table or f"fault_{os.getpid()}_{next(_numbers)}"
 
     def apply() -> None:
         run_inside(namespace, "nft", "-f", "-", feed=ruleset(table, rules))
