@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy import doctor, down, etcdtools, linux, packages, topology, why
+from deploy.chaos import commands as chaos
 from deploy.control import Control, HostDown, Refused
+from deploy.faults.fault import FaultError
 from deploy.goals import Reporter, tail
 from deploy.hosts import HostError
 from deploy.network import NetworkError
@@ -38,6 +40,7 @@ EXPECTED = (
     HostDown,
     Refused,
     Busy,
+    FaultError,
     OSError,
     ValueError,
 )
@@ -85,6 +88,7 @@ def etcdctl(*arguments: str) -> list[str]:
 
 
 def _down(context: Context) -> int:
+    chaos.before_down(context.topology, context.state, context.arguments)
     with context.state.lock():
         ended = down.end(context.state, context.topology)
     for name in ended.leftovers:
@@ -161,12 +165,6 @@ def _smoke(context: Context) -> int:
         client_name=arguments.client,
     )
     return 0 if held else 1
-
-
-def _chaos(context: Context) -> int:
-    from deploy.chaos.runner import chaos
-
-    return 0 if chaos(context.state, context.topology, context.state.root / "pki" / "admin.kubeconfig") else 1
 
 
 def _trace(context: Context) -> int:
@@ -324,8 +322,9 @@ def parser() -> argparse.ArgumentParser:
         "--client", choices=("kubectl", "curl"), default="", help="default: kubectl if installed"
     )
     smoke.set_defaults(run=_smoke)
-    chaos = commands.add_parser("chaos", help="kill daemons under load and prove that nothing is lost")
-    chaos.set_defaults(run=_chaos)
+    chaos.add_commands(commands).set_defaults(
+        run=lambda context: chaos.run(context.topology, context.state, context.arguments)
+    )
     trace = commands.add_parser("trace", help="follow one packet: <pod|service|host> -> <pod|service|host>")
     trace.add_argument("ends", nargs="+", metavar="end", help="[pod/|svc/|host/][namespace/]name[:port]")
     trace.set_defaults(run=_trace)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from deploy.chaos.history import History, behind, lost_writes, watch_violations
-from deploy.chaos.report import Row, table
+from deploy.chaos.counters import Counters, Seen, longest_gap, lost_writes, stale_reads, watch_violations
 
 
-def written() -> History:
-    history = History()
+def written() -> Counters:
+    history = Counters()
     for number in (0, 1, 2):
-        history.acknowledge("a", number, at=float(number))
+        history.acknowledge("a", number, began=number - 0.5, at=float(number))
     history.unknown("a", 3)
     return history
 
@@ -46,18 +45,24 @@ def test_watched_numbers(watched: list[int], words: str | None) -> None:
     assert found == ([words] if words else [])
 
 
-def test_gap_counts_the_ends_of_the_window() -> None:
+@pytest.mark.parametrize(
+    ("reads", "words"),
+    [
+        ([(1, 1.2, 1.3)], None),
+        ([(0, 0.9, 1.3)], None),  # under way when 1 was acknowledged: both are right
+        ([(0, 1.2, 1.3)], "read 0 after 1 was there"),
+        ([(3, 2.1, 2.2), (2, 2.3, 2.4)], "read 2 after 3 was there"),  # what one reader saw, all must see
+        ([(3, 2.1, 2.6), (2, 2.3, 2.4)], None),
+    ],
+)
+def test_reads(reads: list[tuple[int, float, float]], words: str | None) -> None:
     history = written()
-    assert history.longest_gap(0.0, 2.0) == 1.0
-    assert history.longest_gap(0.0, 7.0) == 5.0
-    assert history.longest_gap(10.0, 14.0) == 4.0
-    assert history.count(0.5, 2.5) == 2
+    history.reads = [Seen("a", *read) for read in reads]
+    assert [each.what for each in stale_reads(history)] == ([words] if words else [])
 
 
-def test_behind_counts_keys_that_hold_less_than_promised() -> None:
-    assert behind({"a": 2, "b": 5, "c": 1}, {"a": 2, "b": 4}) == 2
-
-
-def test_the_table_lines_up() -> None:
-    lines = table([Row("store leader (controller-0)", 1.5, 10, 0, 2.25, "member healthy again")]).splitlines()
-    assert lines[0].index("lost") == lines[2].index("0     2.25")
+def test_gap_counts_the_ends_of_the_window() -> None:
+    times = [0.0, 1.0, 2.0]
+    assert longest_gap(times, 0.0, 2.0) == 1.0
+    assert longest_gap(times, 0.0, 7.0) == 5.0
+    assert longest_gap(times, 10.0, 14.0) == 4.0
