@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from componentbase.flags import parse_duration
 from deploy.topology import API_PORT, Host, Topology
 from deploy.units import CLOUD_CONFIG, CONTAINERD_SOCKET, ETC, OUTSIDE_FD_VARIABLE, PKI, ROUTER_NETNS
 
@@ -99,6 +100,14 @@ oom_score = 0
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
         SystemdCgroup = false
 
+    # The handler `crun` of a RuntimeClass: the same shim, another program.
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun]
+      runtime_type = "io.containerd.runc.v2"
+
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun.options]
+        BinaryName = "crun"
+        SystemdCgroup = false
+
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "{CNI_BIN}"
     conf_dir = "/etc/cni/net.d"
@@ -178,8 +187,17 @@ def kubelet_config(topology: Topology) -> str:
                 "imagefs.available": "0%",
             },
             "imageGCHighThresholdPercent": 100,
+            "staticPodPath": f"{ETC}/manifests",
+            **topology.kubelet,
         }
     )
+
+
+def shutdown_seconds(topology: Topology) -> float:
+    """How long a worker waits for its pods before it goes: what the topology tells its kubelet."""
+    by_priority = topology.kubelet.get("shutdownGracePeriodByPodPriority") or ()
+    total = sum(float(each["shutdownGracePeriodSeconds"]) for each in by_priority)
+    return total + parse_duration(str(topology.kubelet.get("shutdownGracePeriod") or "0"))
 
 
 def kube_proxy_config(topology: Topology) -> str:

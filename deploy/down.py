@@ -8,12 +8,12 @@ import shutil
 import time
 from dataclasses import dataclass
 
-from deploy import cgroups, hosts, network
+from deploy import cgroups, configs, hosts, network
 from deploy.control import Control, HostDown, Refused
 from deploy.state import State
 from deploy.topology import Topology
 
-ELECTED = ("controllers", "scheduler")
+ELECTED = ("controllers", "scheduler", "cloudcontroller")
 RELEASE_TIMEOUT = 3.0
 
 
@@ -65,6 +65,11 @@ def end(state: State, topology: Topology) -> Ended:
     The cgroups are also a second look: whatever process is still in them belonged to the cluster and is
     killed.
     """
+    grace = configs.shutdown_seconds(topology)
+    if grace:
+        # Pods are given their time, and the API is told how they ended, while there is one.
+        workers = [host.name for host in topology.by_role("worker")]
+        hosts.end_hosts(state, workers, grace=grace + hosts.END_GRACE)
     release_leases(state, topology)
     ended = hosts.end_hosts(state, known_hosts(state, topology))
     groups = cgroups.find()

@@ -39,6 +39,7 @@ from deploy.units import ROUTER_NETNS, Unit
 REPLACED = ("/var/lib", "/var/log", "/run", "/tmp", "/etc", "/proc")
 IMAGES = "/run/hardway/images"
 START_TIMEOUT = 20.0
+END_GRACE = 7.0  # seconds for a host's units to end
 
 
 class HostError(Exception):
@@ -308,7 +309,7 @@ def _wait_exit(descriptor: int, deadline: float) -> bool:
     return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
 
 
-def end_hosts(state: State, names: Iterable[str], *, grace: float = 7.0) -> list[str]:
+def end_hosts(state: State, names: Iterable[str], *, grace: float = END_GRACE) -> list[str]:
     """Shut hosts down, all at once: politely, then by killing pid 1, which no process of the host survives.
 
     Returns the names of those that were up.

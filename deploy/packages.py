@@ -29,6 +29,7 @@ PACKAGES = (
     Package("iproute2", "ip", "lays the lab's network"),
     Package("containerd", "containerd", "runs containers"),
     Package("runc", "runc", "starts containers"),
+    Package("crun", "crun", "starts containers of pods with that RuntimeClass"),
     Package("containernetworking-plugins", "/usr/lib/cni/bridge", "connects pods"),
     Package("nftables", "nft", "carries kube-proxy's rules"),
     Package("iptables", "iptables", "carries host ports of pods"),

@@ -10,6 +10,7 @@ or die; the supervisor only rotates it.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import importlib
 import json
@@ -33,6 +34,10 @@ from deploy.units import Unit
 LOG_LIMIT = 16 << 20
 LOG_CHECK = 30.0
 SHUTDOWN_GRACE = 5.0
+# systemd's words, which the kubelet reads on real machines' pid 1 as well (kubelet.shutdown).
+SCHEDULED = Path("/run/systemd/shutdown/scheduled")
+INHIBITORS = Path("/run/systemd/inhibit")
+INHIBIT_LIMIT = 3600.0  # seconds; whoever ends the host has less patience
 HANDLED = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
 
 
@@ -40,6 +45,22 @@ def say(text: str) -> None:
     """One line in the supervisor's own log."""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
     print(f"{stamp}Z INFO supervisor {text}", flush=True)
+
+
+def _inhibitors() -> list[Path]:
+    return list(INHIBITORS.iterdir()) if INHIBITORS.is_dir() else []
+
+
+def _is_held(path: Path) -> bool:
+    """Whether somebody holds the lock of this inhibitor; one whose holder has died is nobody's."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
 
 
 def rotate(path: Path, limit: int = LOG_LIMIT) -> bool:
@@ -314,12 +335,26 @@ class Supervisor:
             self.tick()
         self._shut_down()
 
+    def _wait_for_inhibitors(self) -> None:
+        """Announce the shutdown the way systemd does, and give whoever holds a delay inhibitor (the
+        kubelet, for its pods) the time it asks for. Units are looked after meanwhile."""
+        if not any(map(_is_held, _inhibitors())):
+            return
+        SCHEDULED.parent.mkdir(parents=True, exist_ok=True)
+        SCHEDULED.write_text(f"USEC={int(time.time() * 1e6)}\nWARN_WALL=1\nMODE=poweroff\n")
+        deadline = self.clock() + INHIBIT_LIMIT
+        while any(map(_is_held, _inhibitors())) and self.clock() < deadline:
+            self.reap()
+            self.tick()
+            time.sleep(0.05)
+
     def _on_end(self, number: int, frame: FrameType | None) -> None:
         self.ending = True
 
     def _shut_down(self) -> None:
         """Ask all units to end; what is left after the grace dies with this process."""
         say("shutting down")
+        self._wait_for_inhibitors()
         for name in reversed(list(self.units)):
             self.stop(name)
         deadline = self.clock() + SHUTDOWN_GRACE

@@ -73,6 +73,7 @@ class Topology:
     hosts: tuple[Host, ...]
     outside: tuple[str, int]
     units: Mapping[str, UnitOverride]
+    kubelet: Mapping[str, Any] = field(default_factory=dict)  # fields of KubeletConfiguration
 
     def by_role(self, role: str) -> tuple[Host, ...]:
         """The hosts of one role, in the file's order."""
@@ -277,6 +278,7 @@ def parse(document: object) -> Topology:
         hosts=_parse_hosts(section.take("hosts"), network),
         outside=_parse_outside(section.string("outside", f"127.0.0.1:{API_PORT}")),
         units=_parse_units(section.take("units", None) or {}),
+        kubelet=dict(_Section("kubelet.", section.take("kubelet", None) or {}).value),
     )
     section.done()
     return topology

@@ -29,6 +29,7 @@ from kubelet.node.agent import NodeAgent
 from kubelet.node.eviction import admits
 from kubelet.node.imagegc import Policy
 from kubelet.node.machine import Machine, inspect, resolver
+from kubelet.node.shutdown import NOT_READY, REFUSED
 from kubelet.node.status import NodeSpec, allocatable
 from kubelet.objects import Objects
 from kubelet.pods.config import NodeFacts
@@ -39,6 +40,7 @@ from kubelet.pods.spec import about_container
 from kubelet.pods.static import is_mirror
 from kubelet.pods.sysctls import forbidden_sysctl
 from kubelet.probes import Probes
+from kubelet.shutdown import ShutdownManager
 from kubelet.statuses import StatusManager
 from kubelet.upkeep import PERIOD, Upkeep
 from kubelet.volumes.manager import VolumeManager
@@ -66,6 +68,7 @@ class Settings:
     log_root: str = "/var/log/pods"
     external_cloud: bool = False  # --cloud-provider=external
     provider_id: str = ""
+    certificates: Path = Path("/var/lib/kubelet/pki")  # --cert-dir
 
 
 class Source(Protocol):
@@ -122,6 +125,13 @@ class Kubelet:
         self.executor = self._executor()
         self.workers = self._pod_workers()
         self.upkeep = self._upkeep()
+        self.shutdown = ShutdownManager(
+            config.shutdown_periods,
+            self.workers,
+            lambda uid: self.cache.view(uid).alive,
+            self.node.report,
+            clock,
+        )
         self.pod_informer, self.service_informer = self._informers()
 
     # Each part is made by a method of its own: a hollow node (`kubelet.hollow`) has others.
@@ -174,6 +184,7 @@ class Kubelet:
             self.spec,
             self.machine,
             lambda: self.upkeep.conditions,
+            lambda: [NOT_READY] if self.shutdown.leaving else [],
             update_every=config.node_status_update,
             report_every=config.node_status_report,
             lease_seconds=config.node_lease_seconds,
@@ -285,9 +296,11 @@ class Kubelet:
         await asyncio.to_thread(cgroups.sweep, self.node_facts.cgroup_root, keep)
 
     def refusal(self, pod: Pod) -> tuple[str, str] | None:
-        """Admission: no pressure, only sysctls that are allowed, the resources must be there, and the pod's
-        node selector must name this node.
+        """Admission: the node stays, no pressure, only sysctls that are allowed, the resources must be there,
+        and the pod's node selector must name this node.
         """
+        if self.shutdown.leaving:
+            return REFUSED
         if not admits(pod, self.upkeep.conditions):
             held = ", ".join(sorted(self.upkeep.conditions))
             return "Evicted", f"Pod was rejected: The node had condition: [{held}]. "
@@ -387,6 +400,7 @@ class Kubelet:
             group.create_task(forever("upkeep", self.upkeep.once, UPKEEP, clock=self.clock), name="upkeep")
             group.create_task(forever("log rotation", self._rotate_logs, ROTATION), name="log-rotation")
             group.create_task(self._serve_pods(group), name="pods")
+            group.create_task(self.shutdown.run(), name="shutdown")
 
     async def _serve_pods(self, group: asyncio.TaskGroup) -> None:
         """Pods start only when what runs already and the services they may refer to are known."""

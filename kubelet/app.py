@@ -64,7 +64,14 @@ def settings_from(values: Any) -> Settings:
     ips = tuple(ip for ip in values.node_ip.split(",") if ip) or (_own_address(),)
     external = values.cloud_provider == "external"
     return Settings(
-        config, name, ips, Path(values.root_dir), values.pod_log_dir, external, values.provider_id
+        config,
+        name,
+        ips,
+        Path(values.root_dir),
+        values.pod_log_dir,
+        external,
+        values.provider_id,
+        Path(values.cert_dir),
     )
 
 

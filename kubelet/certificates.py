@@ -1,19 +1,22 @@
-"""The kubelet's client certificate: asked for with a bootstrap credential, renewed before it ends.
+"""The kubelet's certificates: the client's, asked for with a bootstrap credential, and the server's;
+both renewed before they end.
 
 TLS bootstrap: a private key is made here and never leaves; a CertificateSigningRequest named after it asks
 the cluster for a certificate; key and request survive a restart, so a kubelet killed while it waits asks for
-the same thing again. The result is `<cert-dir>/kubelet-client-current.pem`, a link that changes in one step,
-and the kubeconfig refers to it.
+the same thing again. The result is `<cert-dir>/kubelet-client-current.pem` (or `kubelet-server-...`), a
+link that changes in one step; the kubeconfig refers to the client's.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import ipaddress
 import logging
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,10 +35,38 @@ from kubeclient.rest import ConnectionFailed, RestClient
 
 log = logging.getLogger(__name__)
 
-SIGNER = "kubernetes.io/kube-apiserver-client-kubelet"
 WAIT = 900.0  # seconds a request may stay undecided before another is made
-CURRENT, PENDING_KEY = "kubelet-client-current.pem", "kubelet-client.key.tmp"
 EARLIEST, LATEST = 0.7, 0.9  # shares of a certificate's life between which it is renewed
+
+
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """What a certificate is for: how its files are called, who signs it, and what it must say beside
+    the node's user."""
+
+    prefix: str
+    signer: str
+    usages: tuple[str, ...]
+    request_prefix: str
+    names: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
+
+
+CLIENT = Purpose(
+    "kubelet-client",
+    "kubernetes.io/kube-apiserver-client-kubelet",
+    ("digital signature", "client auth"),
+    "node-csr-",
+)
+
+
+def serving(node: str, addresses: Sequence[str]) -> Purpose:
+    """The certificate of the kubelet's server. No controller approves requests for it: an administrator
+    does, who knows whether the node has these addresses."""
+    usages = ("digital signature", "server auth")
+    return Purpose(
+        "kubelet-server", "kubernetes.io/kubelet-serving", usages, "csr-", (node,), tuple(addresses)
+    )
 
 
 class CertificateRefused(Exception):
@@ -51,28 +82,34 @@ def rotation_moment(certificate: x509.Certificate, share: float) -> float:
     return begin + (end - begin) * (EARLIEST + (LATEST - EARLIEST) * share)
 
 
-def signing_request(key: ec.EllipticCurvePrivateKey, node: str) -> dict[str, Any]:
-    """The CertificateSigningRequest object for this node; the same key and node give the same name."""
+def signing_request(key: ec.EllipticCurvePrivateKey, node: str, purpose: Purpose = CLIENT) -> dict[str, Any]:
+    """The CertificateSigningRequest object for this node; the same key and content give the same name."""
     subject = x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, "system:nodes"),
             x509.NameAttribute(NameOID.COMMON_NAME, f"system:node:{node}"),
         ]
     )
-    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    others: list[x509.GeneralName] = [x509.DNSName(name) for name in purpose.names]
+    others += [x509.IPAddress(ipaddress.ip_address(address)) for address in purpose.addresses]
+    if others:
+        builder = builder.add_extension(x509.SubjectAlternativeName(others), critical=False)
+    request = builder.sign(key, hashes.SHA256())
     public = key.public_key().public_bytes(
         serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    digest = hashlib.sha256(public + node.encode()).hexdigest()[:32]
+    content = " ".join((node, *purpose.names, *purpose.addresses))
+    digest = hashlib.sha256(public + content.encode()).hexdigest()[:32]
     pem = request.public_bytes(serialization.Encoding.PEM)
     return {
         "apiVersion": "certificates.k8s.io/v1",
         "kind": "CertificateSigningRequest",
-        "metadata": {"name": f"node-csr-{digest}"},
+        "metadata": {"name": f"{purpose.request_prefix}{digest}"},
         "spec": {
-            "signerName": SIGNER,
+            "signerName": purpose.signer,
             "request": base64.b64encode(pem).decode(),
-            "usages": ["digital signature", "client auth"],
+            "usages": list(purpose.usages),
         },
     }
 
@@ -89,11 +126,12 @@ def decision(request: dict[str, Any]) -> bytes | None:
 
 
 class CertificateStore:
-    """Where the client certificate and its key are. Every method blocks."""
+    """Where the certificate for one purpose and its key are. Every method blocks."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.current = directory / CURRENT
+    def __init__(self, directory: Path, purpose: Purpose = CLIENT) -> None:
+        self.directory, self.purpose = directory, purpose
+        self.current = directory / f"{purpose.prefix}-current.pem"
+        self._pending = directory / f"{purpose.prefix}.key.tmp"
 
     def certificate(self, now: float) -> x509.Certificate | None:
         """The certificate in use; None when there is none, or it is no longer (or not yet) valid."""
@@ -106,20 +144,19 @@ class CertificateStore:
 
     def pending_key(self) -> ec.EllipticCurvePrivateKey:
         """The key that is being asked for, made when there is none."""
-        path = self.directory / PENDING_KEY
         try:
-            key = serialization.load_pem_private_key(path.read_bytes(), None)
+            key = serialization.load_pem_private_key(self._pending.read_bytes(), None)
             if isinstance(key, ec.EllipticCurvePrivateKey):
                 return key
         except (OSError, ValueError):
             log.info("making a new private key")
         made = ec.generate_private_key(ec.SECP256R1())
         self.directory.mkdir(parents=True, exist_ok=True, mode=0o755)
-        _write_secret(path, _private_pem(made))
+        _write_secret(self._pending, _private_pem(made))
         return made
 
     def drop_pending(self) -> None:
-        (self.directory / PENDING_KEY).unlink(missing_ok=True)
+        self._pending.unlink(missing_ok=True)
 
     def store(self, chain: bytes, key: ec.EllipticCurvePrivateKey, now: float) -> None:
         """Make this the certificate in use, in one step. Raises ValueError when key and chain do not fit."""
@@ -127,9 +164,9 @@ class CertificateStore:
         if leaf.public_key() != key.public_key():
             raise ValueError("the certificate is for another key")
         stamp = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d-%H-%M-%S")
-        dated = self.directory / f"kubelet-client-{stamp}.pem"
+        dated = self.directory / f"{self.purpose.prefix}-{stamp}.pem"
         _write_secret(dated, chain.rstrip() + b"\n" + _private_pem(key))
-        link = self.directory / f".{CURRENT}"
+        link = self.current.with_name(f".{self.current.name}")
         link.unlink(missing_ok=True)
         link.symlink_to(dated.name)
         link.replace(self.current)
@@ -176,9 +213,9 @@ async def obtain(client: RestClient, store: CertificateStore, node: str, clock: 
     apiserver that does not answer is asked again for ever.
     """
     key = store.pending_key()
-    wanted = signing_request(key, node)
+    wanted = signing_request(key, node, store.purpose)
     name, backoff, began = wanted["metadata"]["name"], Backoff(0.2, 5.0), clock.monotonic()
-    log.info("asking for a client certificate", extra={"request": name})
+    log.info("asking for a certificate", extra={"request": name, "signer": store.purpose.signer})
     while True:
         try:
             found = await _find_or_create(client, wanted)
@@ -191,7 +228,7 @@ async def obtain(client: RestClient, store: CertificateStore, node: str, clock: 
             chain = None
         if chain is not None:
             store.store(chain, key, clock.now())
-            log.info("client certificate issued", extra={"request": name})
+            log.info("certificate issued", extra={"request": name, "signer": store.purpose.signer})
             return
         if clock.monotonic() - began > WAIT:
             store.drop_pending()

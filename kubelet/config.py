@@ -13,6 +13,7 @@ import yaml
 
 from componentbase.flags import parse_duration
 from kubelet.node.eviction import DEFAULT_HARD, SIGNALS, amount
+from kubelet.node.shutdown import Period, periods
 
 GROUP_VERSION = "kubelet.config.k8s.io/v1beta1"
 
@@ -54,6 +55,7 @@ class KubeletConfig:
     change_detection: str = "Watch"
     static_pod_path: str = ""
     rotate_certificates: bool = False
+    server_tls_bootstrap: bool = False
     eviction_hard: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_HARD))
     eviction_hold: float = 300.0
     image_gc_high: int = 85
@@ -62,6 +64,7 @@ class KubeletConfig:
     allowed_sysctls: tuple[str, ...] = ()
     log_max_size: str = "10Mi"
     log_max_files: int = 5
+    shutdown_periods: tuple[Period, ...] = ()
 
 
 def load(path: Path) -> KubeletConfig:
@@ -96,6 +99,7 @@ _PLAIN = {
     "imageGCLowThresholdPercent": "image_gc_low",
     "staticPodPath": "static_pod_path",
     "rotateCertificates": "rotate_certificates",
+    "serverTLSBootstrap": "server_tls_bootstrap",
     "containerLogMaxSize": "log_max_size",
     "containerLogMaxFiles": "log_max_files",
 }
@@ -110,7 +114,6 @@ _FIXED: dict[str, tuple[object, ...]] = {
     "enableServer": (True,),
     "failSwapOn": (True, False),
     "readOnlyPort": (0,),
-    "serverTLSBootstrap": (False,),
     "runtimeRequestTimeout": ("2m", "2m0s"),
     "syncFrequency": ("1m", "1m0s"),
 }
@@ -138,6 +141,8 @@ def parse(document: Mapping[str, Any]) -> KubeletConfig:
             values["allowed_sysctls"] = tuple(value)
         elif name == "evictionHard":
             values["eviction_hard"] = _thresholds(value)
+        elif name in _SHUTDOWN:
+            continue  # read together, below
         elif name == "registerWithTaints":
             values["taints"] = tuple(value)
         elif name == "authentication":
@@ -150,7 +155,30 @@ def parse(document: Mapping[str, Any]) -> KubeletConfig:
         raise ConfigurationError(
             f"configMapAndSecretChangeDetectionStrategy: {values['change_detection']!r} is not supported"
         )
-    return KubeletConfig(**values)
+    return KubeletConfig(**values, shutdown_periods=_shutdown(document))
+
+
+_SHUTDOWN = ("shutdownGracePeriod", "shutdownGracePeriodCriticalPods", "shutdownGracePeriodByPodPriority")
+
+
+def _shutdown(document: Mapping[str, Any]) -> tuple[Period, ...]:
+    """The time pods have when the machine goes, said in one of two ways."""
+    total, critical = (_duration(name, document.get(name) or "0") for name in _SHUTDOWN[:2])
+    by_priority = document.get(_SHUTDOWN[2]) or []
+    if by_priority and (total or critical):
+        raise ConfigurationError(f"{_SHUTDOWN[2]}: cannot be combined with {_SHUTDOWN[0]}")
+    if critical > total:
+        raise ConfigurationError(f"{_SHUTDOWN[1]}: must be no longer than {_SHUTDOWN[0]}")
+    for name, seconds in zip(_SHUTDOWN, (total, critical), strict=False):
+        if 0 < seconds < 1:
+            raise ConfigurationError(f"{name}: must be either zero or at least 1s")
+    try:
+        given = [(int(each["priority"]), int(each["shutdownGracePeriodSeconds"])) for each in by_priority]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"{_SHUTDOWN[2]}: priority and shutdownGracePeriodSeconds are needed"
+        ) from error
+    return tuple(Period(*each) for each in sorted(given)) or periods(total, critical)
 
 
 def _thresholds(value: Mapping[str, Any]) -> dict[str, str]:

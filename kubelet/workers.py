@@ -171,13 +171,13 @@ class PodWorkers:
         if uid in self._work:
             self._work[uid].wake.set()
 
-    def evict(self, pod: Pod, message: str, grace: float) -> None:
+    def evict(self, pod: Pod, message: str, grace: float, reason: str = "Evicted") -> None:
         """The node cannot keep this pod: it fails for good and has `grace` seconds to end."""
         work = self._work.get(pod["metadata"]["uid"])
         if work is None or work.failed or work.terminating:
             return
-        self._events.event(work.pod, "Warning", "Evicted", message)
-        work.failed, work.kill_grace = ("Evicted", message), grace
+        self._events.event(work.pod, "Warning", reason, message)
+        work.failed, work.kill_grace = (reason, message), grace
         if work.step is not None:
             work.step.cancel()
         work.wake.set()

@@ -46,13 +46,14 @@ class NodeAgent:
         spec: NodeSpec,
         machine: Machine,
         pressures: Callable[[], frozenset[str]],
+        troubles: Callable[[], list[str]],
         *,
         update_every: float,
         report_every: float,
         lease_seconds: int,
     ) -> None:
         self._client, self._runtime, self._cache, self._clock = client, runtime, cache, clock
-        self._spec, self._machine, self._pressures = spec, machine, pressures
+        self._spec, self._machine, self._pressures, self._troubles = spec, machine, pressures, troubles
         self._update_every, self._report_every = update_every, report_every
         self._lease_seconds = lease_seconds
         self._node: Object = {}
@@ -122,7 +123,7 @@ class NodeAgent:
             images = await self._runtime.list_images()
         except RuntimeFailure as error:
             log.warning("container runtime: %s", error)
-        problems = runtime_problems(runtime, self._cache.healthy)
+        problems = runtime_problems(runtime, self._cache.healthy) + self._troubles()
         old = (self._node.get("status") or {}).get("conditions") or []
         made = conditions(self._pressures(), problems, old, self._clock.now())
         self.ready = not problems

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from componentbase.health import Health
 from componentbase.http.server import serve
 from componentbase.tasks import Background
 from kubelet.agent import Kubelet
+from kubelet.certificates import CertificateStore, renew, serving
+from kubelet.config import KubeletConfig
 from kubelet.cri.port import RuntimeFailure
 from kubelet.logs import LogError, LogOptions, parse_time, read_log
 from kubelet.pods.observed import CREATED, ContainerView
@@ -278,15 +281,34 @@ async def run_servers(kubelet: Kubelet) -> None:
     config = kubelet.settings.config
     health = Health()
     health.add("syncloop", lambda: _check_relist(kubelet))
-    context = None
-    if config.tls_cert_file:
-        context = tlsutil.server_context(
-            config.tls_cert_file, config.tls_private_key_file, config.client_ca_file or None
-        )
-    else:
-        log.warning("no tlsCertFile in the configuration: the kubelet's server is not started")
     async with Background("kubelet-server") as tasks, asyncio.TaskGroup() as group:
         group.create_task(serve(health, host=config.healthz_bind_address, port=config.healthz_port))
-        if context is not None:
-            app = Server(kubelet, tasks)
+        app = Server(kubelet, tasks)
+        if config.server_tls_bootstrap:
+            group.create_task(_serve_with_asked(kubelet, app), name="serving-certificate")
+        elif config.tls_cert_file:
+            context = _context(config, config.tls_cert_file, config.tls_private_key_file)
             group.create_task(serve(app, host=config.address, port=config.port, ssl_context=context))
+        else:
+            log.warning("no tlsCertFile in the configuration: the kubelet's server is not started")
+
+
+def _context(config: KubeletConfig, cert: str, key: str) -> ssl.SSLContext:
+    return tlsutil.server_context(cert, key, config.client_ca_file or None)
+
+
+async def _serve_with_asked(kubelet: Kubelet, app: Server) -> None:
+    """serverTLSBootstrap: nothing is served before the cluster has signed; renewed certificates are
+    those of new connections.
+    """
+    settings, config = kubelet.settings, kubelet.settings.config
+    store = CertificateStore(settings.certificates, serving(settings.node_name, settings.node_ips))
+    if store.certificate(kubelet.clock.now()) is None:
+        await renew(kubelet.client, store, settings.node_name, kubelet.clock)
+    current = str(store.current)
+    context = _context(config, current, current)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(serve(app, host=config.address, port=config.port, ssl_context=context))
+        while True:
+            await renew(kubelet.client, store, settings.node_name, kubelet.clock)
+            context.load_cert_chain(current)

@@ -27,6 +27,7 @@ from kubelet.certificates import (
     obtain,
     renew,
     rotation_moment,
+    serving,
     signing_request,
 )
 from pki.kubeconfig import load
@@ -168,3 +169,21 @@ def test_a_denied_request_is_not_asked_again_with_the_same_key(tmp_path: Path) -
         assert signing_request(store.pending_key(), "worker-0")["metadata"]["name"] != name
 
     against(scenario)
+
+
+def test_a_serving_certificate_names_the_node_and_lives_in_files_of_its_own(tmp_path: Path) -> None:
+    purpose = serving("worker-0", ("10.240.0.20",))
+    store = CertificateStore(tmp_path, purpose)
+    key = store.pending_key()
+    made = signing_request(key, "worker-0", purpose)
+    assert made["spec"]["signerName"] == "kubernetes.io/kubelet-serving"
+    assert made["spec"]["usages"] == ["digital signature", "server auth"]
+    assert made["metadata"]["name"].startswith("csr-")
+    request = x509.load_pem_x509_csr(base64.b64decode(made["spec"]["request"]))
+    names = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["worker-0"]
+    assert [str(ip) for ip in names.get_values_for_type(x509.IPAddress)] == ["10.240.0.20"]
+    assert CertificateStore(tmp_path).pending_key().private_numbers() != key.private_numbers()
+    store.store(signed(base64.b64decode(made["spec"]["request"])), key, BEGIN.timestamp())
+    assert store.current.name == "kubelet-server-current.pem"
+    assert CertificateStore(tmp_path).certificate(BEGIN.timestamp()) is None
