@@ -26,8 +26,6 @@ NOT_SERVED: tuple[tuple[str, str, str], ...] = (
     ("v1", "componentstatuses", "deprecated since 1.19"),
     ("admissionregistration.k8s.io/v1", "mutatingadmissionpolicies", "needs CEL in admission"),
     ("admissionregistration.k8s.io/v1", "mutatingadmissionpolicybindings", "needs CEL in admission"),
-    ("flowcontrol.apiserver.k8s.io/v1", "flowschemas", "flow control has fixed levels (rest/flow.py)"),
-    ("flowcontrol.apiserver.k8s.io/v1", "prioritylevelconfigurations", "flow control has fixed levels"),
     ("networking.k8s.io/v1", "ipaddresses", "addresses are bits of one value (registry/allocation.py)"),
     ("networking.k8s.io/v1", "servicecidrs", "one range, given by a flag"),
     ("resource.k8s.io/v1", "deviceclasses", "dynamic resource allocation"),

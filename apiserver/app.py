@@ -27,6 +27,7 @@ from apiserver.auth.node import NodeAuthorizer
 from apiserver.auth.rbac import RBAC
 from apiserver.bootstrap.hooks import Bootstrap
 from apiserver.extensions.controller import CustomResources
+from apiserver.flowcontrol.controller import FlowConfiguration
 from apiserver.kinds import SCHEME
 from apiserver.registry.allocation import service_allocator
 from apiserver.registry.reading import relative_key
@@ -168,13 +169,15 @@ class Server:
         found.elsewhere = openapi.elsewhere = self.aggregator
         self.aggregator.changed = openapi.forget_elsewhere
         self.custom_resources = CustomResources(self.registry, self.scheme, openapi)
+        self.flow = FlowControl(values.max_requests_inflight, values.max_mutating_requests_inflight)
+        self.flow_configuration = FlowConfiguration(self.registry, self.scheme, self.flow)
         inner = shell.build(self.health, found, openapi, self._key_documents if self.verifier else None)
         return Chain(
             inner,
             Resources(self.scheme, verbs, table, asked.table(), self.custom_resources.settle),
             authenticator=authenticator,
             authorizer=self.authorizer,
-            flow=FlowControl(values.max_requests_inflight, values.max_mutating_requests_inflight),
+            flow=self.flow,
             audit=AuditLog(values.audit_log_path) if values.audit_log_path else None,
             impersonate=reviews.Impersonation(self.authorizer),
             elsewhere=self.aggregator.remote_of,
@@ -226,6 +229,7 @@ class Server:
                 group.create_task(self.bootstrap.run(), name="bootstrap"),
                 group.create_task(self.custom_resources.run(), name="custom-resources"),
                 group.create_task(self.aggregator.run(), name="aggregator"),
+                group.create_task(self.flow_configuration.run(), name="flow-configuration"),
             ]
             if isinstance(self.store, EtcdStore) and self.values.etcd_compaction_interval:
                 compaction = compact_forever(self.store, self.values.etcd_compaction_interval)

@@ -24,6 +24,11 @@ INT64_OF = frozenset(
         "ServiceAccountTokenProjection.expirationSeconds",
         "TokenRequestSpec.expirationSeconds",
         "TokenRequest.expirationSeconds",
+        "DeviceAttribute.int",
+        "DeviceAttribute.ints",
+        "ResourcePool.resourceSliceCount",
+        "ExactDeviceRequest.count",
+        "DeviceSubRequest.count",
     }
 )
 INT32_OF = frozenset({"CertificateSigningRequestSpec.expirationSeconds"})
@@ -50,6 +55,11 @@ MAP_VALUES: dict[str, object] = {
     "JSONSchemaProps.patternProperties": ["ref", "JSONSchemaProps"],
     "JSONSchemaProps.properties": ["ref", "JSONSchemaProps"],
     "JSONSchemaProps.dependencies": "any",
+    "Device.attributes": ["ref", "DeviceAttribute"],
+    "Device.capacity": ["ref", "DeviceCapacity"],
+    "Device.nodeAllocatableResources": ["ref", "NodeAllocatableResource"],
+    "CounterSet.counters": ["ref", "Counter"],
+    "DeviceCounterConsumption.counters": ["ref", "Counter"],
     **dict.fromkeys(
         (
             "ResourceRequirements.limits",
@@ -73,6 +83,8 @@ MAP_VALUES: dict[str, object] = {
             "ResourceQuotaSpec.hard",
             "ResourceQuotaStatus.hard",
             "ResourceQuotaStatus.used",
+            "CapacityRequirements.requests",
+            "DeviceRequestAllocationResult.consumedCapacity",
         ),
         "quantity",
     ),
@@ -169,6 +181,9 @@ PATCH: dict[str, tuple[str, str]] = {
     "DeploymentSpec.strategy": ("retainKeys", ""),
     "PodDisruptionBudgetSpec.selector": ("replace", ""),
     "CSINodeSpec.drivers": ("merge", "name"),
+    "ResourceClaimStatus.reservedFor": ("merge", "uid"),
+    "FlowSchemaStatus.conditions": ("merge", "type"),
+    "PriorityLevelConfigurationStatus.conditions": ("merge", "type"),
     "MutatingWebhookConfiguration.webhooks": ("merge", "name"),
     "ValidatingWebhookConfiguration.webhooks": ("merge", "name"),
     **{
@@ -214,6 +229,11 @@ LISTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "UncountedTerminatedPods.failed": ("set", ()),
     "CustomResourceDefinitionStatus.conditions": ("map", ("type",)),
     "ServiceCIDRStatus.conditions": ("map", ("type",)),
+    "FlowSchemaStatus.conditions": ("map", ("type",)),
+    "PriorityLevelConfigurationStatus.conditions": ("map", ("type",)),
+    "AllocatedDeviceStatus.conditions": ("map", ("type",)),
+    "ResourceClaimStatus.reservedFor": ("map", ("uid",)),
+    "ResourceClaimStatus.devices": ("map", ("driver", "device", "pool", "shareID")),
     "ValidatingAdmissionPolicyStatus.conditions": ("map", ("type",)),
     "ValidatingAdmissionPolicySpec.matchConditions": ("map", ("name",)),
     "ValidatingAdmissionPolicySpec.variables": ("map", ("name",)),

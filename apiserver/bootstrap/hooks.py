@@ -8,6 +8,7 @@ create that tolerates existence or a compare-and-swap. /readyz fails until all h
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from apiserver.admission.pods import SYSTEM_CLASSES
 from apiserver.auth import policy
 from apiserver.auth.user import LOOPBACK
 from apiserver.bootstrap.kubernetes_service import KubernetesService
+from apiserver.flowcontrol import defaults as flow_defaults
 from apiserver.registry.allocation import ServiceAllocator
 from apiserver.registry.call import Call
 from apiserver.registry.registry import Registry
@@ -59,6 +61,7 @@ class Bootstrap:
             "start-cluster-authentication-info-controller": self._authentication_info,
             "start-service-ip-repair-controllers": self.repair,
             "bootstrap-controller": self._service.reconcile,
+            "priority-and-fairness-config-producer": self._flow_control,
         }
         self.done: set[str] = set()
         self.finished = asyncio.Event()
@@ -84,6 +87,7 @@ class Bootstrap:
             tasks.create_task(
                 self._repeat("system namespaces", self._namespaces, 60.0), name="system-namespaces"
             )
+            tasks.create_task(self._repeat("flow control", self._flow_control, 60.0), name="flow-control")
 
     async def leave(self) -> None:
         """Take this server out of the kubernetes Service."""
@@ -160,6 +164,14 @@ class Bootstrap:
             }
             if self._scheme.resource("scheduling.k8s.io", "v1", "priorityclasses"):
                 await self._ensure("scheduling.k8s.io", "v1", "priorityclasses", body)
+
+    async def _flow_control(self) -> None:
+        """What is in force anyway, as objects that may be looked at and changed."""
+        group = "flowcontrol.apiserver.k8s.io"
+        made = (("prioritylevelconfigurations", flow_defaults.LEVELS), ("flowschemas", flow_defaults.SCHEMAS))
+        for resource, objects in made:
+            for obj in objects:
+                await self._ensure(group, "v1", resource, copy.deepcopy(obj))
 
     async def _authentication_info(self) -> None:
         data = authentication_data(self._values)

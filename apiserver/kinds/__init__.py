@@ -16,6 +16,7 @@ from apiserver.kinds import (
     daemonsets,
     deployments,
     events,
+    flowcontrol,
     jobs,
     leases,
     namespaces,
@@ -67,6 +68,7 @@ SCHEME = Scheme(
         policies,
         customresourcedefinitions,
         apiservices,
+        flowcontrol,
     )
     for kind in family.KINDS
 )

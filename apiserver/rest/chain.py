@@ -100,16 +100,16 @@ class Chain:
         started = time.perf_counter()
         request, answer = await self._guarded(scope, receive, send)
         if request is None:
-            return await _send_whole(send, failure(errors.bad_request("malformed request")), [])
+            return await _send_whole(send, failure(errors.bad_request("malformed request")))
         status = 101 if isinstance(answer, Taken) else 200 if answer is None else answer.status
         self._measure(request, status, time.perf_counter() - started)
         if isinstance(answer, Response):
             if request.method == "HEAD":
                 answer.body = b""
-            await _send_whole(send, answer, request.warnings)
+            await _send_whole(send, answer, request)
         elif isinstance(answer, Stream):
             with LONG.labels(request.info.verb, request.info.resource).track_inprogress():
-                await _send_stream(receive, send, answer, request.warnings)
+                await _send_stream(receive, send, answer, request)
         return None
 
     async def _guarded(
@@ -145,11 +145,14 @@ class Chain:
         request.user = self._authenticator.authenticate(tls.get("peer_cert_der"), request.headers)
         if self._impersonate is not None:
             request.user = self._impersonate(request)
-        level = self._flow.level(request.user, info)
-        if level is None:
+        place = request.place = self._flow.place(request.user, info)
+        if is_long_running(info):
             return await self._authorized(request, send)
-        async with level.seat():
+        ticket = await self._flow.start(place, request.user, info)
+        try:
             return await self._authorized(request, send)
+        finally:
+            self._flow.finish(place, ticket)
 
     async def _authorized(self, request: Request, send: Send) -> Answer | None:
         def check(info: RequestInfo) -> None:
@@ -191,8 +194,16 @@ def _placeholder(scope: Scope, receive: Receive) -> Request:
     return Request(scope, receive, RequestInfo(scope.get("path", ""), scope["method"].lower()), {})
 
 
-async def _send_whole(send: Send, answer: Response, warnings: list[str]) -> None:
-    await send({"type": "http.response.start", "status": answer.status, "headers": head_of(answer, warnings)})
+def _head(answer: Response | Stream, request: Request | None) -> list[tuple[bytes, bytes]]:
+    """The headers: the answer's, the warnings, and which flow schema and level the request belonged to."""
+    if request is None:
+        return head_of(answer, [])
+    head = head_of(answer, request.warnings)
+    return head if request.place is None else [*head, *request.place.headers]
+
+
+async def _send_whole(send: Send, answer: Response, request: Request | None = None) -> None:
+    await send({"type": "http.response.start", "status": answer.status, "headers": _head(answer, request)})
     await send({"type": "http.response.body", "body": answer.body, "more_body": False})
 
 
@@ -200,7 +211,7 @@ class _Gone(Exception):
     """The client has closed the connection."""
 
 
-async def _send_stream(receive: Receive, send: Send, answer: Stream, warnings: list[str]) -> None:
+async def _send_stream(receive: Receive, send: Send, answer: Stream, request: Request) -> None:
     """Send chunks until they end or the client leaves, which cancels the stream at once."""
 
     async def until_gone() -> None:
@@ -210,7 +221,7 @@ async def _send_stream(receive: Receive, send: Send, answer: Stream, warnings: l
 
     async def body(listener: asyncio.Task[None]) -> None:
         await send(
-            {"type": "http.response.start", "status": answer.status, "headers": head_of(answer, warnings)}
+            {"type": "http.response.start", "status": answer.status, "headers": _head(answer, request)}
         )
         # An empty chunk sends the head at once: a client waits for it before it calls its watch established.
         await send({"type": "http.response.body", "body": b"", "more_body": True})

@@ -43,6 +43,7 @@ class Request:
     warnings: list[str] = field(default_factory=list)
     annotations: dict[str, str] = field(default_factory=dict)  # for the audit log
     authorize: Callable[[RequestInfo], None] = _allow
+    place: Any = None  # rest/flow.py's Place, once it is known
 
     @property
     def method(self) -> str:

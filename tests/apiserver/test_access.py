@@ -15,8 +15,6 @@ from apiserver.auth import policy
 from apiserver.auth.authorize import Attributes
 from apiserver.auth.rules import Rule, from_dict, uncovered
 from apiserver.auth.user import User
-from apiserver.rest.flow import FlowControl, is_system
-from apiserver.rest.info import parse
 from tests.apiserver.harness import CONFIG_MAPS, DEFAULT_ACCOUNT, PODS, Harness, config_map, pod, run
 
 BOB = User("bob", ("system:authenticated",))
@@ -253,13 +251,3 @@ def test_impersonation_needs_its_permission() -> None:
         await api.ok("GET", PODS, headers=masters)
 
     run(test)
-
-
-def test_heartbeats_have_seats_of_their_own() -> None:
-    flow = FlowControl(reads=1, writes=1)
-    node = User("system:node:n1", ("system:nodes",))
-    lease = parse("PUT", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1", b"")
-    assert is_system(node, lease) and flow.level(node, lease) is flow.system
-    assert flow.level(BOB, parse("GET", PODS, b"")) is flow.reads
-    assert flow.level(BOB, parse("POST", PODS, b"")) is flow.writes
-    assert flow.level(BOB, parse("GET", PODS, b"watch=1")) is None

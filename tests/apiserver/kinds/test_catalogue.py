@@ -62,6 +62,8 @@ csinodes - CSINode
 volumeattachments - VolumeAttachment
 customresourcedefinitions crd,crds CustomResourceDefinition
 apiservices - APIService
+flowschemas - FlowSchema
+prioritylevelconfigurations - PriorityLevelConfiguration
 validatingadmissionpolicies - ValidatingAdmissionPolicy
 validatingadmissionpolicybindings - ValidatingAdmissionPolicyBinding
 mutatingwebhookconfigurations - MutatingWebhookConfiguration
