@@ -422,19 +422,30 @@ class Connection:
 
     def send_message(self, stream: Stream, message: bytes) -> None:
         """Send one message, now or as the other side's windows allow."""
-        self.send_data(stream, messages.prefix(len(message)) + message)
+        size = len(message) + messages.PREFIX_BYTES
+        if size > self._peer_frame or not self._fits(stream, size):
+            self.send_data(stream, messages.prefix(len(message)) + message)
+            return
+        stream.send_window -= size
+        self._send_window -= size
+        head = frames.head(size, frames.DATA, 0, stream.id)
+        self.out += (head, messages.prefix(len(message)), message)
+
+    def _fits(self, stream: Stream, size: int) -> bool:
+        """Whether so much may be sent at once, and nothing waits before it."""
+        return (
+            size <= stream.send_window
+            and size <= self._send_window
+            and not stream.pending
+            and not stream.local_closed
+        )
 
     def send_data(self, stream: Stream, data: bytes) -> None:
         """Send what is framed already: one or more prefixed messages."""
         size = len(data)
         if stream.local_closed:
             return
-        if (
-            size <= self._peer_frame
-            and size <= stream.send_window
-            and size <= self._send_window
-            and not stream.pending
-        ):
+        if size <= self._peer_frame and self._fits(stream, size):
             stream.send_window -= size
             self._send_window -= size
             self.out.append(frames.head(size, frames.DATA, 0, stream.id) + data)

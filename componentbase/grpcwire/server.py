@@ -170,6 +170,11 @@ class StreamCall(Call):
             self.connection.schedule()
         return message
 
+    def stop_reading(self) -> None:
+        """Let `read` say that the client has said all, from outside of the handler."""
+        self._inbox.clear()
+        self.on_end()
+
     @property
     def has_room(self) -> bool:
         """Whether the client keeps up, so that more may be sent."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from etcdlite.mvcc import wire
 from etcdlite.mvcc.index import in_range
@@ -50,8 +50,7 @@ class Event:
         return self._full
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """What one watcher is to be told: events of whole revisions, or progress, or the end."""
 
     watch_id: int

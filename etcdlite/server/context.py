@@ -59,6 +59,7 @@ class Member:
     requests: Requests
     is_learner: bool = False
     _identity: bytes = b""
+    _header: tuple[int, bytes] = (-1, b"")  # the last one made: answers and events come in runs of a revision
 
     def identify(self, status: ConsensusStatus) -> None:
         """Take over what headers say of cluster, member and term; called whenever one of them changes."""
@@ -66,6 +67,7 @@ class Member:
         self._identity = (
             wire.number(1, status.cluster_id) + wire.number(2, status.member_id) + wire.number(4, status.term)
         )
+        self._header = (-1, b"")
 
     def caller(self) -> Caller:
         """Who makes the present call; nobody while authentication is off. Raises InvalidAuthToken."""
@@ -93,7 +95,9 @@ class Member:
     def header(self, revision: int | None = None) -> bytes:
         """The encoded header field of an answer; `revision` None is the store's present one."""
         revision = self.machine.store.revision if revision is None else revision
-        return wire.chunk(_HEADER, self._identity + wire.number(3, revision))
+        if revision != self._header[0]:
+            self._header = revision, wire.chunk(_HEADER, self._identity + wire.number(3, revision))
+        return self._header[1]
 
     def response_header(self) -> rpc.ResponseHeader:
         """The same as a message, for the answers that are not hot."""

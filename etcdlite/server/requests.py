@@ -111,24 +111,24 @@ class Requests:
         data = request.SerializeToString()
         if len(data) > self._max_request_bytes:
             raise errors.RequestTooLarge
-        future = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Applied] = loop.create_future()
         self._waiting[request.id] = future
+        expiry = loop.call_later(self._timeout, _expire, future)
         try:
-            async with asyncio.timeout(self._timeout):
-                await self._propose(data)
-                outcome: Applied = await future
-        except TimeoutError:
-            raise errors.RequestTimeout from None
+            await self._propose(data, future)
+            outcome = await future
         except ConsensusError as error:
             raise errors.from_consensus(error) from error
         finally:
+            expiry.cancel()
             self._waiting.pop(request.id, None)
         if outcome.error is not None:
             raise outcome.error
         return outcome
 
-    async def _propose(self, data: bytes) -> None:
-        while True:
+    async def _propose(self, data: bytes, outcome: asyncio.Future[Applied]) -> None:
+        while not outcome.done():
             try:
                 return await self.consensus.propose(data, timeout=self._timeout)
             except ProposalDropped:  # nothing was proposed; leadership is moving
@@ -138,14 +138,15 @@ class Requests:
         """Wait until this member has everything that was committed when this was called. Concurrent callers
         share one round of ReadIndex. Raises NoLeader, RequestTimeout, Stopped.
         """
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
         self._readers.append(future)
         self._wanted.set()
+        expiry = loop.call_later(self._timeout, _expire, future)
         try:
-            async with asyncio.timeout(self._timeout):
-                await future
-        except TimeoutError:
-            raise errors.RequestTimeout from None
+            await future
+        finally:
+            expiry.cancel()
 
     async def run(self) -> None:
         """Serve `confirm` until cancelled. A round serves those who asked before it began; who comes later
@@ -178,3 +179,9 @@ class Requests:
                 future.set_result(None)
             else:
                 future.set_exception(failure)
+
+
+def _expire(future: asyncio.Future[Any]) -> None:
+    """The time a request may take is over. A timer of the future's own costs a third of asyncio.timeout."""
+    if not future.done():
+        future.set_exception(errors.RequestTimeout())

@@ -1,17 +1,22 @@
 """Service Watch: streams of many watches each, fed by mvcc.watch.
 
-A stream is two tasks: one reads requests, one sends what is in the outbox, in its order. Control answers
-(created, canceled, progress) go through the same outbox, so a progress answer can never overtake an event it
-vouches for.
+A stream's task reads requests. What is in its outbox is sent by a callback, in its order: all streams that
+have something to send are served in one turn of the loop, so what goes to one client leaves in one piece.
+Control answers (created, canceled, progress) go through the same outbox, so a progress answer can never
+overtake an event it vouches for.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final
 
+from google.protobuf.message import DecodeError
+
 from componentbase.grpcwire.server import StreamCall
+from componentbase.grpcwire.status import Code, RpcError
 from etcdlite.mvcc import errors as mvcc
 from etcdlite.mvcc import wire
 from etcdlite.mvcc.watch import Delivery, Outbox, Watcher
@@ -34,6 +39,7 @@ class WatchService:
         self._member = member
         self._machine = member.machine
         self._streams: set[_Stream] = set()
+        self._ready: list[_Stream] = []  # have something to send
 
     @property
     def streams(self) -> int:
@@ -42,7 +48,7 @@ class WatchService:
 
     async def watch(self, call: StreamCall, *, require_leader: bool) -> None:
         """Serve one stream until the client ends it. Raises NoLeader if it asked to be told."""
-        stream = _Stream(self._member, call, require_leader=require_leader)
+        stream = _Stream(self._member, call, self._wake, require_leader=require_leader)
         self._streams.add(stream)
         try:
             await stream.run()
@@ -56,6 +62,17 @@ class WatchService:
             tasks.create_task(self._catch_up(), name="watch-catch-up")
             tasks.create_task(self._progress(), name="watch-progress")
             tasks.create_task(self._lost_leader(), name="watch-leader")
+
+    def _wake(self, stream: _Stream) -> None:
+        """The stream has something to send: serve it with all others of this turn."""
+        if not self._ready:
+            asyncio.get_running_loop().call_soon(self._serve_ready)
+        self._ready.append(stream)
+
+    def _serve_ready(self) -> None:
+        ready, self._ready = self._ready, []
+        for stream in ready:
+            stream.flush()
 
     async def _catch_up(self) -> None:
         hub, store, unsynced = self._machine.hub, self._machine.store, self._machine.unsynced
@@ -90,24 +107,23 @@ class WatchService:
 
 
 class _Stream:
-    def __init__(self, member: Member, call: StreamCall, *, require_leader: bool) -> None:
+    def __init__(
+        self, member: Member, call: StreamCall, wake: Callable[[_Stream], None], *, require_leader: bool
+    ) -> None:
         self._member = member
         self._machine = member.machine
         self._call = call
         self._require_leader = require_leader
-        self._ready = asyncio.Event()
-        self._outbox = Outbox(self._ready.set)
+        self._wake = partial(wake, self)
+        self._outbox = Outbox(self._wake)
         self._watchers: dict[int, Watcher] = {}
         self._next_id = 0
         self._progress_wanted = False
         self._failure: mvcc.StoreError | None = None
-        self._ended = False
+        call.on_room = self._on_room
 
     async def run(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            reader = tasks.create_task(self._read(), name="watch-read")
-            await self._send()
-            reader.cancel()
+        await self._read()
         if self._failure is not None:
             raise self._failure
 
@@ -120,17 +136,17 @@ class _Stream:
     def leader_lost(self) -> None:
         """End the stream, if it asked for that."""
         if self._require_leader:
-            self._end(errors.NoLeader())
-
-    def _end(self, failure: mvcc.StoreError | None = None) -> None:
-        self._failure, self._ended = failure, True
-        self._ready.set()
+            self._failure = errors.NoLeader()
+            self._call.stop_reading()
 
     # -- requests
 
     async def _read(self) -> None:
         while (message := await self._call.read()) is not None:
-            request = rpc.WatchRequest.FromString(message)
+            try:
+                request = rpc.WatchRequest.FromString(message)
+            except DecodeError as error:
+                raise RpcError(Code.INTERNAL, f"grpc: error unmarshalling request: {error}") from None
             match request.WhichOneof("request_union"):
                 case "create_request":
                     self._create(request.create_request)
@@ -139,7 +155,6 @@ class _Stream:
                 case "progress_request":
                     self._progress_wanted = True
                     self.maybe_answer_progress()
-        self._end()
 
     def _create(self, request: rpc.WatchCreateRequest) -> None:
         id = request.watch_id or self._unused_id()
@@ -207,19 +222,22 @@ class _Stream:
 
     # -- answers
 
-    async def _send(self) -> None:
-        deliveries = self._outbox.deliveries
-        while True:
-            await self._ready.wait()
-            self._ready.clear()
-            while deliveries and not self._ended:
-                for response in self._take():
-                    await self._call.write(response)
-            if self._ended:
-                return
+    def flush(self) -> None:
+        """Send what waits, as far as the client has room for it; the rest when it has."""
+        deliveries, call = self._outbox.deliveries, self._call
+        while deliveries and call.has_room:
+            for response in self._take():
+                call.send(response)
+        if deliveries:
+            return
+        if self._progress_wanted:
             self.maybe_answer_progress()
-            if not all(watcher.synced for watcher in self._watchers.values()):
-                self._machine.unsynced.set()
+        if not all(watcher.synced for watcher in self._watchers.values()):
+            self._machine.unsynced.set()
+
+    def _on_room(self) -> None:
+        if self._outbox.deliveries:
+            self._wake()
 
     def _take(self) -> Iterator[bytes]:
         """The next response, or its fragments: what waits for the same watch is joined."""
