@@ -167,6 +167,15 @@ def _smoke(context: Context) -> int:
     return 0 if held else 1
 
 
+def _console(context: Context) -> int:
+    from deploy.chaos.lab import Lab
+    from deploy.console.catalogue import Catalogue
+    from deploy.console.command import console
+
+    lab = Lab(context.topology, context.state, context.arguments.topology)
+    return console(context.topology, context.state, Catalogue(lab), context.arguments.port)
+
+
 def _trace(context: Context) -> int:
     from deploy.trace import trace
 
@@ -325,6 +334,9 @@ def parser() -> argparse.ArgumentParser:
     chaos.add_commands(commands).set_defaults(
         run=lambda context: chaos.run(context.topology, context.state, context.arguments)
     )
+    console = commands.add_parser("console", help="a page on loopback: see the cluster live, and break it")
+    console.add_argument("--port", type=int, default=8443, help="port of 127.0.0.1; 0: any (%(default)s)")
+    console.set_defaults(run=_console)
     trace = commands.add_parser("trace", help="follow one packet: <pod|service|host> -> <pod|service|host>")
     trace.add_argument("ends", nargs="+", metavar="end", help="[pod/|svc/|host/][namespace/]name[:port]")
     trace.set_defaults(run=_trace)

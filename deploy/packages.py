@@ -42,6 +42,8 @@ PACKAGES = (
 
 FOR_TESTS = (
     Package("etcd-server", "etcd", "is the real store beside ours in tests and benchmarks"),
+    Package("chromium", "chromium", "looks at the console's page"),
+    Package("chromium-driver", "chromedriver", "is how tests drive it"),
     Package("kubernetes-client", "kubectl", "drives the end-to-end tests if no newer kubectl is there"),
 )
 

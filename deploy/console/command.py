@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 
 from componentbase import tasks
@@ -13,17 +12,6 @@ from deploy.console.sources import Sources
 from deploy.state import State
 from deploy.topology import Topology
 from kubeclient.rest import RestClient
-
-PORT = 8443
-
-
-def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
-    """Declare `console`."""
-    parser = commands.add_parser("console", help="a page on loopback: see the cluster live, and break it")
-    parser.add_argument(
-        "--port", type=int, default=PORT, help="port of 127.0.0.1 (default: %(default)s; 0: any)"
-    )
-    return parser
 
 
 def console(topology: Topology, state: State, breaker: Breaker, port: int) -> int:

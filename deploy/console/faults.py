@@ -16,7 +16,8 @@ class Breaker(Protocol):
     """What can be broken, what is broken now, and how to mend it. Calls block; the caller brings a thread."""
 
     def kinds(self) -> Sequence[Data]:
-        """Each fault with its targets: {"name", "about", "lasting", "targets": [...]}."""
+        """Each fault with its targets: {"name", "about", "lasting", "targets": [...],
+        "settings": [{"name", "default", "help", "choices"}]}."""
 
     def active(self) -> Sequence[Data]:
         """Each fault that works now: {"id", "fault", "target", "until": seconds since the epoch | None}."""

@@ -51,6 +51,17 @@ class Browser:
         found: str = self.run("return document.querySelector(arguments[0])?.innerText ?? ''", selector)
         return found
 
+    def all(self, selector: str) -> list[str]:
+        """The texts of all elements that fit."""
+        script = "return [...document.querySelectorAll(arguments[0])].map((each) => each.innerText)"
+        found: list[str] = self.run(script, selector)
+        return found
+
+    def complaints(self) -> list[str]:
+        """What the browser's console holds against the page: errors of scripts, refused loads."""
+        entries = self.call("POST", "/se/log", {"type": "browser"})
+        return [entry["message"] for entry in entries if entry["level"] == "SEVERE"]
+
     def click(self, selector: str) -> None:
         found = self.call("POST", "/element", {"using": "css selector", "value": selector})
         self.call("POST", f"/element/{found[ELEMENT]}/click", {})

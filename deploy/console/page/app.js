@@ -137,6 +137,7 @@ function drawFaults() {
   options(at("target"), kind?.targets ?? []);
   at("seconds").disabled = !(kind?.lasting ?? true);
   at("about").textContent = kind?.about ?? "";
+  redraw(at("settings"), kind?.settings ?? [], (knob) => `${kind.name} ${knob.name}`, drawSetting);
   redraw(at("active"), picture.faults?.active ?? [], (each) => each.id, (each) => {
     const undo = element("button", { type: "button", "data-focus": each.id }, "Undo");
     undo.setAttribute("aria-label", `Undo ${each.fault} ${each.target}`);
@@ -145,6 +146,17 @@ function drawFaults() {
     return element("li", {}, element("span", {}, `${each.fault} ${each.target}${until}`), undo);
   });
 }
+
+function drawSetting(knob) {
+  const field = knob.choices.length
+    ? element("select", {}, ...knob.choices.map((choice) => element("option", { value: choice }, choice)))
+    : element("input", { type: "text" });
+  field.name = knob.name;
+  field.value = knob.default;
+  return element("label", { title: knob.help }, knob.name, field);
+}
+
+const settings = () => Object.fromEntries([...at("settings").querySelectorAll("select, input")].map((field) => [field.name, field.value]));
 
 async function send(method, path, body) {
   at("refusal").textContent = "";
@@ -158,7 +170,7 @@ async function send(method, path, body) {
   }
 }
 
-const inject = (fault, target, seconds) => send("POST", "faults", { fault, target, seconds });
+const inject = (fault, target, seconds, values = {}) => send("POST", "faults", { fault, target, seconds, settings: values });
 
 // ---- time line ---------------------------------------------------------------------------------
 
@@ -257,7 +269,7 @@ at("minutes").addEventListener("change", drawTimeline);
 at("fault").addEventListener("change", drawFaults);
 at("break").addEventListener("submit", (event) => {
   event.preventDefault();
-  inject(at("fault").value, at("target").value, at("seconds").disabled ? 0 : Number(at("seconds").value));
+  inject(at("fault").value, at("target").value, at("seconds").disabled ? 0 : Number(at("seconds").value), settings());
 });
 const preferred = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
 colours(localStorage.getItem("theme") ?? preferred);
