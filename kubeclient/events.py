@@ -35,8 +35,8 @@ SPAM_BURST = 25
 SPAM_RATE = 1 / 300
 CACHE_SIZE = 4096
 QUEUE_SIZE = 10_000
-"""Events that wait. They are sent one after another, so that in a burst they leave the server to the work they
-tell of, and catch up when it is done; client-go sends all at once and drops what exceeds a thousand.
+"""Events that wait. They are sent one after another: in a burst they leave the server to the work they tell
+of, and catch up when it is done; client-go sends all at once and drops what exceeds a thousand.
 """
 _SEND_ATTEMPTS = 12
 _SEND_PAUSE = 10.0

@@ -130,7 +130,8 @@ class Requests:
     async def _propose(self, data: bytes, outcome: asyncio.Future[Applied]) -> None:
         while not outcome.done():
             try:
-                return await self.consensus.propose(data, timeout=self._timeout)
+                await self.consensus.propose(data, timeout=self._timeout)
+                return
             except ProposalDropped:  # nothing was proposed; leadership is moving
                 await asyncio.sleep(_DROPPED_PAUSE)
 

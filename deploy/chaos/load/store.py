@@ -19,9 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import grpc
-
 from componentbase.backoff import Backoff
+from componentbase.grpcwire.status import Code
 from deploy import linux
 from deploy.judge.history import Batch, Call, Event, History, Watch, to_json
 from deploy.judge.model import Compare, Get, KeyValue, Put, Request, Response
@@ -43,13 +42,13 @@ CATCH_UP = 60.0
 # Answers after which a write is certainly not in the store (rpctypes: refused before it was proposed).
 CERTAIN = frozenset(
     {
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.FAILED_PRECONDITION,
-        grpc.StatusCode.OUT_OF_RANGE,
-        grpc.StatusCode.NOT_FOUND,
-        grpc.StatusCode.UNAUTHENTICATED,
-        grpc.StatusCode.PERMISSION_DENIED,
+        Code.RESOURCE_EXHAUSTED,
+        Code.INVALID_ARGUMENT,
+        Code.FAILED_PRECONDITION,
+        Code.OUT_OF_RANGE,
+        Code.NOT_FOUND,
+        Code.UNAUTHENTICATED,
+        Code.PERMISSION_DENIED,
     }
 )
 
