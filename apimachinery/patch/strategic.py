@@ -164,8 +164,9 @@ def _key_of(item: Object, key: str) -> Any:
 
 
 def no_merge_key(item: Object, key: str) -> StatusError:
+    """The words are kube-apiserver's; it answers 500, which blames the server for the client's patch."""
     shown = " ".join(f"{name}:{value}" for name, value in sorted(item.items()))
-    return status(500, "", f"map: map[{shown}] does not contain declared merge key: {key}")
+    return status(422, "", f"map: map[{shown}] does not contain declared merge key: {key}")
 
 
 def _retain(out: Object, patch: Object) -> Object:

@@ -163,7 +163,8 @@ def _lists(schema: Schema, path: str) -> Iterator[Cause]:
             yield field.required(
                 f"{path}.x-kubernetes-list-map-keys", "must not be empty if x-kubernetes-list-type is map"
             )
-        items = schema.get("items") or {}
+        items = schema.get("items")
+        items = items if isinstance(items, Mapping) else {}  # else refused above
         for key in keys:
             member = (items.get("properties") or {}).get(key)
             if member is None:

@@ -163,6 +163,12 @@ def label(path: str, value: str) -> Iterator[Cause]:
         yield field.invalid(path, value, problem)
 
 
+def path_segment(path: str, value: str) -> Iterator[Cause]:
+    """A name that can stand in a URL by itself."""
+    for problem in meta.path_segment(value):
+        yield field.invalid(path, value, problem)
+
+
 def port_number(path: str, value: int) -> Iterator[Cause]:
     if not 1 <= value <= 65535:
         yield field.invalid(path, value, "must be between 1 and 65535, inclusive")

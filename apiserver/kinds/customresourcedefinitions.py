@@ -39,7 +39,7 @@ def _default(crd: Object) -> None:
 
 
 def _prepare_create(crd: Object) -> None:
-    stored = [version["name"] for version in spec_of(crd).get("versions") or () if version.get("storage")]
+    stored = [version.get("name") for version in spec_of(crd).get("versions") or () if version.get("storage")]
     crd["status"] = {
         "acceptedNames": {"kind": "", "plural": ""},
         "conditions": [],
@@ -288,9 +288,9 @@ def _validate_update(new: Object, old: Object) -> Iterator[Cause]:
         yield from common.immutable("spec.scope", after.get("scope"), before.get("scope"))
         for name in ("kind", "plural"):
             yield from common.immutable(
-                f"spec.names.{name}", after["names"].get(name), before["names"].get(name)
+                f"spec.names.{name}", (after.get("names") or {}).get(name), before["names"].get(name)
             )
-    names = [version["name"] for version in after.get("versions") or ()]
+    names = [version.get("name") for version in after.get("versions") or ()]
     for at, name in enumerate((old.get("status") or {}).get("storedVersions") or ()):
         if name not in names:
             detail = (
@@ -302,7 +302,7 @@ def _validate_update(new: Object, old: Object) -> Iterator[Cause]:
 
 def _validate_status(new: Object, _old: Object) -> Iterator[Cause]:
     stored = common.status_of(new).get("storedVersions") or ()
-    names = [version["name"] for version in spec_of(new).get("versions") or ()]
+    names = [version.get("name") for version in spec_of(new).get("versions") or ()]
     if not stored:
         yield field.invalid("status.storedVersions", list(stored), "must have at least one stored version")
     for at, name in enumerate(stored):

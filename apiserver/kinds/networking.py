@@ -126,6 +126,11 @@ INGRESS = Kind(
 # -- IngressClass -------------------------------------------------------------------------------------------
 
 
+def _default_class(item: Object) -> None:
+    if (reference := spec_of(item).get("parameters")) is not None:
+        reference.setdefault("scope", "Cluster")
+
+
 def _validate_class(item: Object) -> Iterator[Cause]:
     controller = spec_of(item).get("controller", "")
     if not controller:
@@ -134,12 +139,33 @@ def _validate_class(item: Object) -> Iterator[Cause]:
         yield field.invalid(
             "spec.controller", controller, 'must be a domain-prefixed path (such as "acme.io/foo")'
         )
+    if (reference := spec_of(item).get("parameters")) is not None:
+        yield from _class_parameters(reference, "spec.parameters")
+
+
+def _class_parameters(reference: Mapping[str, Any], path: str) -> Iterator[Cause]:
+    if reference.get("apiGroup") is not None:
+        yield from common.subdomain(f"{path}.apiGroup", reference["apiGroup"])
+    for name in ("kind", "name"):
+        if not reference.get(name):
+            yield field.required(f"{path}.{name}", f"{name} is required")
+        else:
+            yield from common.path_segment(f"{path}.{name}", reference[name])
+    scope, namespace = reference.get("scope"), reference.get("namespace")
+    yield from common.one_of(f"{path}.scope", scope, ("Cluster", "Namespace"))
+    if scope == "Namespace" and not namespace:
+        yield field.required(f"{path}.namespace", "`parameters.scope` is set to 'Namespace'")
+    elif scope == "Namespace":
+        yield from common.label(f"{path}.namespace", str(namespace))
+    elif scope == "Cluster" and namespace is not None:
+        yield field.forbidden(f"{path}.namespace", "`parameters.scope` is set to 'Cluster'")
 
 
 def _validate_class_update(new: Object, old: Object) -> Iterator[Cause]:
     yield from common.immutable(
         "spec.controller", spec_of(new).get("controller"), spec_of(old).get("controller")
     )
+    yield from _validate_class(new)
 
 
 def _parameters(item: Object) -> str:
@@ -164,7 +190,9 @@ INGRESS_CLASS = Kind(
         column("Parameters", _parameters),
         common.AGE,
     ),
-    strategy=Strategy(validate=_validate_class, validate_update=_validate_class_update),
+    strategy=Strategy(
+        default=_default_class, validate=_validate_class, validate_update=_validate_class_update
+    ),
 )
 
 

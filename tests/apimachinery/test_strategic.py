@@ -151,7 +151,7 @@ def test_directives(name: str) -> None:
         ({"$patch": "shuffle"}, 422, "the server rejected our request"),
         (
             spec(containers=[{"image": "x"}]),
-            500,
+            422,
             "map: map[image:x] does not contain declared merge key: name",
         ),
         (spec(containers=["x"]), 400, "invalid JSON document"),
