@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import ssl
 import sys
@@ -230,6 +231,7 @@ def main(argv: Sequence[str]) -> int:
     """Run one member until SIGTERM; the exit status."""
     given = _declare().parse(argv, os.environ)
     log.setup("etcdlite", verbosity=4 if given.log_level == "debug" else 0)
+    faulthandler.enable()  # a page of the mapped database that cannot be read kills: say where
 
     refused = False
 

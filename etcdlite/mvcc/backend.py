@@ -35,6 +35,14 @@ _SECTOR: Final = (
     512  # etcdctl takes a snapshot for complete when its size is a multiple of 512 plus a SHA-256
 )
 
+_DAMAGE: Final = (
+    lmdb.CorruptedError,
+    lmdb.PageNotFoundError,
+    lmdb.PanicError,
+    lmdb.InvalidError,
+    lmdb.BadTxnError,
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Meta:
@@ -88,6 +96,7 @@ class Backend:
                 mode=0o600,
                 readonly=self._readonly,
             )
+            self._make_whole()
             create = not self._readonly
             self._revisions = self._env.open_db(b"key", create=create)
             self._meta = self._env.open_db(b"meta", create=create)
@@ -95,6 +104,28 @@ class Backend:
         except lmdb.Error as error:
             raise DatabaseDamaged(f"database {self.path.name}: {error}") from error
         self._env.reader_check()
+
+    def _make_whole(self) -> None:
+        """Give the file the length that it says it has: a mapped page that is not there kills the process.
+
+        Pages at the end that were used and freed within one transaction were never written, so a file may be
+        shorter than it says and whole. What was cut off a longer one reads as zeros now, and is noticed.
+        """
+        wanted = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+        length = self.path.stat().st_size
+        if length < wanted and self._readonly:
+            raise DatabaseDamaged(f"database {self.path.name}: {length} bytes long, should be {wanted}")
+        if length < wanted:
+            os.truncate(self.path, wanted)
+
+    @contextmanager
+    def _transaction(self, database: Any = None) -> Iterator[Any]:
+        """A read transaction. Raises DatabaseDamaged where the file's pages contradict each other."""
+        try:
+            with self._env.begin(db=database) as txn:
+                yield txn
+        except _DAMAGE as error:
+            raise DatabaseDamaged(f"database {self.path.name}: {error}") from error
 
     def unmap(self) -> None:
         """Open the file anew: what was read of it leaves the process's memory, not the page cache. For use
@@ -111,7 +142,7 @@ class Backend:
 
     def meta(self) -> Meta:
         """The position stored with the data."""
-        with self._env.begin(db=self._meta) as txn:
+        with self._transaction(self._meta) as txn:
             return self._read_meta(txn)
 
     def _read_meta(self, txn: Any) -> Meta:
@@ -125,13 +156,13 @@ class Backend:
     def get(self, at: int) -> bytes | None:
         """The encoded KeyValue of a put."""
         key = to_key(at)
-        with self._env.begin(db=self._revisions) as txn:
+        with self._transaction(self._revisions) as txn:
             sealed = txn.get(key)
         return None if sealed is None else _unseal(key, sealed)
 
     def get_many(self, revisions: Iterable[int]) -> Iterator[bytes | None]:
         """The encoded KeyValues of several puts, from one consistent state."""
-        with self._env.begin(db=self._revisions) as txn:
+        with self._transaction(self._revisions) as txn:
             for each in revisions:
                 key = to_key(each)
                 sealed = txn.get(key)
@@ -139,7 +170,7 @@ class Backend:
 
     def scan(self, start: int) -> Iterator[tuple[Revision, bytes, bool]]:
         """All revisions from `start` on: (revision, KeyValue, is tombstone)."""
-        with self._env.begin(db=self._revisions) as txn, txn.cursor() as cursor:
+        with self._transaction(self._revisions) as txn, txn.cursor() as cursor:
             if not cursor.set_range(to_key(start)):
                 return
             for key, sealed in cursor:
@@ -151,14 +182,14 @@ class Backend:
         its KeyValue, in order. Raises DatabaseReplaced, DatabaseDamaged.
         """
         try:
-            with self._env.begin(db=self._revisions) as txn, txn.cursor() as cursor:
+            with self._transaction(self._revisions) as txn, txn.cursor() as cursor:
                 yield self._read_meta(txn), ((key, _unseal(key, sealed)) for key, sealed in cursor)
         except lmdb.Error as reason:
             raise DatabaseReplaced(str(reason)) from reason
 
     def rows(self, table: str) -> list[tuple[bytes, bytes]]:
         """A small table."""
-        with self._env.begin(db=self._tables[table]) as txn, txn.cursor() as cursor:
+        with self._transaction(self._tables[table]) as txn, txn.cursor() as cursor:
             return [(key, _unseal(key, sealed)) for key, sealed in cursor]
 
     def size(self) -> int:

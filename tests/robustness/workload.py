@@ -27,6 +27,7 @@ class Load:
     anyone: Recorder
     journal: Journal
     chance: random.Random
+    progress: bool  # ask watches how far they are
     pace: float  # mean seconds between two requests of a client
     revisions: dict[str, int] = field(default_factory=dict)  # as last seen, for compare-and-swap
     newest: int = 0
@@ -172,6 +173,6 @@ class Load:
                     self.journal.trouble.append(f"watch {watch.name}: compacted, and nobody compacts")
                     return
                 watch.take(batch)
-                if asyncio.get_running_loop().time() > asked + 1:
+                if self.progress and asyncio.get_running_loop().time() > asked + 1:
                     asked = asyncio.get_running_loop().time()
                     await stream.request_progress()
