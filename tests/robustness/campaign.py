@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import random
 import time
 from collections import Counter
@@ -130,10 +131,12 @@ class Round:
             await self._ready(clients, READY_SECONDS)
             terms = await self._term(clients[-1])
             stage = Stage(self.members, clients[-1], self.chance, self.say)
-            began = time.monotonic()
-            await self._load(clients, stage)
-            self.result.longest_gap = _gap(self.journal.acknowledged_at, began, time.monotonic())
             self.result.faults = stage.counts
+            began = time.monotonic()
+            try:
+                await self._load(clients, stage)
+            finally:
+                self.result.longest_gap = _gap(self.journal.acknowledged_at, began, time.monotonic())
             self.result.leader_changes = await self._term(clients[-1]) - terms
 
     async def _load(self, clients: Sequence[EtcdClient], stage: Stage) -> None:
@@ -160,16 +163,20 @@ class Round:
             guarding.cancel()
 
     async def _guard(self, stage: Stage) -> None:
-        """Start what died; nobody may die of anything but a bad disk."""
+        """Start what died, once its disk is good again; nobody may die of anything else."""
         while True:
             await asyncio.sleep(0.3)
             for member in self.members:
-                frail = stage.frail[member.name]
+                frail = stage.frail.get(member.name, 0.0)
+                if frail == math.inf:
+                    continue
                 death = member.note_death()
-                if death is not None and not frail:
+                if death is None:
+                    continue
+                if time.monotonic() > frail:
                     self.say(f"  {death}")
                     self.found.append(Violation("members", death))
-                    member.start()
+                member.start()
 
     async def _ready(self, clients: Sequence[EtcdClient], limit: float) -> None:
         """Until every member answers a linearizable read. Raises Stuck."""

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import random
 import signal
 import subprocess
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ from tests.robustness.lab import PEER_PORT
 from tests.robustness.members import ETCD, Member
 
 CTL_SECONDS = 15.0
+AFTERMATH_SECONDS = 20.0  # a busy machine takes its time to end a member whose disk has failed
 
 
 @dataclass
@@ -34,7 +37,7 @@ class Stage:
     chance: random.Random
     say: Callable[[str], None]
     counts: Counter[str] = field(default_factory=Counter)
-    frail: Counter[str] = field(default_factory=Counter)  # members whose disk is bad: they may end
+    frail: dict[str, float] = field(default_factory=dict)  # until when a bad disk explains a member's end
 
     def one(self) -> Member:
         """Any member that runs."""
@@ -197,15 +200,12 @@ async def full_disk(stage: Stage) -> None:
 
 
 async def _bad_disk(stage: Stage, member: Member, fault: Fault) -> None:
-    stage.frail[member.name] += 1
+    stage.frail[member.name] = math.inf
     try:
         async with stage.under(fault):
             await stage.hold(1, 4)
-        await asyncio.sleep(1)
     finally:
-        stage.frail[member.name] -= 1
-        member.note_death()
-        member.start()
+        stage.frail[member.name] = time.monotonic() + AFTERMATH_SECONDS
 
 
 async def transfer(stage: Stage) -> None:
