@@ -129,7 +129,7 @@ def check_tools() -> str | None:
     """What is missing here, or None."""
     if os.geteuid() != 0:
         return "needs root"
-    for tool in ("ip", "nft", "nsenter", "setpriv", "unshare"):
+    for tool in ("ip", "iptables", "nft", "nsenter", "setpriv", "unshare"):
         if not any(Path(folder, tool).exists() for folder in os.get_exec_path()):
             return f"needs {tool}"
     return None

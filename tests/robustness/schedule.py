@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy.faults import disk, fsync, network, process
+from deploy.faults import delay, disk, fsync, network, process
 from deploy.faults.fault import Fault
 from etcdlite.client import EtcdClient, EtcdError
 from tests.robustness.lab import PEER_PORT
@@ -172,6 +172,21 @@ async def loss(stage: Stage) -> None:
         await stage.hold(2, 6)
 
 
+async def latency(stage: Stage) -> None:
+    """Every packet of one member, or of all, takes its time."""
+    victims = stage.members if stage.chance.random() < 0.3 else [await stage.victim()]
+    milliseconds = stage.chance.choice((5, 40, 200))
+    async with stage.under(
+        *(
+            delay.delayed(
+                member.host.network, milliseconds, milliseconds / 2, name=f"{os.getpid()}-{member.name}"
+            )
+            for member in victims
+        )
+    ):
+        await stage.hold(2, 6)
+
+
 async def narrow(stage: Stage) -> None:
     """One member has a thin line."""
     member = await stage.victim()
@@ -282,6 +297,7 @@ STRIKES: dict[str, Strike] = {
         one_way,
         broken_link,
         loss,
+        latency,
         narrow,
         slow_disk,
         failing_disk,
@@ -293,7 +309,7 @@ STRIKES: dict[str, Strike] = {
 SCENARIOS: dict[str, tuple[str, ...]] = {
     "all": tuple(STRIKES),
     "process": ("kill", "power-cut", "restart", "torn-tail", "pause"),
-    "network": ("partition", "one-way", "broken-link", "loss", "narrow", "transfer"),
+    "network": ("partition", "one-way", "broken-link", "loss", "latency", "narrow", "transfer"),
     "disk": ("slow-disk", "failing-disk", "full-disk", "kill", "torn-tail"),
     "membership": ("replace", "transfer", "kill", "partition"),
     "calm": (),
