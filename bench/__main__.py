@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from bench import cluster, dns, proxy, scheduler
+from bench import cluster, dns, proxy, scheduler, store
 
 MEASUREMENTS = {
     "cluster": cluster.main,
     "scheduler": scheduler.main,
     "proxy": proxy.main,
     "dns": dns.main,
+    "store": store.main,
 }
 
 

@@ -471,7 +471,7 @@ class Channel:
                 await connection.greeted()
                 return connection
         except (OSError, TimeoutError) as error:
-            text = f"failed to connect to {self._host}:{self._port}: {error or type(error).__name__}"
+            text = f"failed to connect to {self._host}:{self._port}: {str(error) or 'no answer in time'}"
             raise RpcError(Code.UNAVAILABLE, text, sent=False) from None
         finally:
             if made is not None and not made.core.settled:
