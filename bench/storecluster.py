@@ -92,7 +92,8 @@ class Cluster:
         """Start all members, and wait until each of them answers on its port."""
         for number in range(SIZE):
             with (self._folder / f"m{number}.log").open("ab") as log:
-                self.processes[number] = subprocess.Popen(self._command(number), stdout=log, stderr=log)
+                command = self._command(number)
+                self.processes[number] = subprocess.Popen(command, stdout=log, stderr=log, env=_environment())
         end = time.monotonic() + _START_SECONDS
         for number, port in enumerate(self.ports):
             while not _listens(port):
@@ -129,6 +130,11 @@ class Cluster:
     def memory(self) -> float:
         """Bytes (PSS) of one member, on average."""
         return sum(pss(pid) for pid in self._pids()) / SIZE
+
+
+def _environment() -> dict[str, str]:
+    """As installed: compiled modules are kept, as on any machine where a member starts twice."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _module(number: int) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from componentbase import flags, log, tasks, tlsutil
+from componentbase.grpcwire.keepalive import Keepalive
 from etcdlite.consensus.config import ConsensusConfig
 from etcdlite.consensus.errors import ConfigurationError
 from etcdlite.consensus.node import Consensus
@@ -69,6 +70,10 @@ def _declare_limits(known: flags.Flags) -> None:
     known.string("auto-compaction-retention", "0", "How much history to keep: hours, duration or revisions.")
     known.integer("max-request-bytes", 1_572_864, "Largest request accepted.")
     known.integer("max-txn-ops", 128, "Most operations in a transaction.")
+    known.integer("max-concurrent-streams", 10_000, "Most calls open at a time on one client's connection.")
+    known.duration("grpc-keepalive-min-time", "5s", "Least time between a client's pings.")
+    known.duration("grpc-keepalive-interval", "2h", "Silence of a client before it is asked if it lives.")
+    known.duration("grpc-keepalive-timeout", "20s", "Time it has to answer.")
     known.boolean("pre-vote", True, "Ask before an election whether it can be won.")
     for prefix in ("", "experimental-"):
         known.boolean(f"{prefix}initial-corrupt-check", False, "Compare data with the others before serving.")
@@ -112,6 +117,9 @@ def _check(given: flags.Values, cluster: Mapping[str, Sequence[str]]) -> None:
             f"--election-timeout[{given.election_timeout}ms] should be at least as 5 times as "
             f"--heartbeat-interval[{given.heartbeat_interval}ms]"
         )
+    for flag in ("max_concurrent_streams", "grpc_keepalive_interval", "grpc_keepalive_timeout"):
+        if getattr(given, flag) <= 0:
+            raise ConfigurationError(f"--{flag.replace('_', '-')} must be more than 0")
     for flag in ("listen_client_urls", "listen_peer_urls", "advertise_client_urls", "listen_metrics_urls"):
         for url in getattr(given, flag):
             if urlsplit(url).scheme not in ("http", "https") or urlsplit(url).port is None:
@@ -204,6 +212,12 @@ def build(given: flags.Values) -> EtcdServer:
         metrics_urls=given.listen_metrics_urls,
         tls=tls,
         metrics_tls=_metrics_tls(tls, given.listen_metrics_urls),
+        max_streams=given.max_concurrent_streams,
+        keepalive=Keepalive(
+            interval=given.grpc_keepalive_interval,
+            timeout=given.grpc_keepalive_timeout,
+            min_time=given.grpc_keepalive_min_time,
+        ),
     )
     compaction = autocompact.parse(given.auto_compaction_mode, given.auto_compaction_retention)
     return EtcdServer(

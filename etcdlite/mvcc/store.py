@@ -10,7 +10,9 @@ memory only after its commit, so every value is always in at least one of the th
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from types import TracebackType
@@ -149,6 +151,18 @@ class Write(View):
             self._store.finish(Changes(self.main, tuple(self.changes)))
 
 
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """While an index is built all objects stay; the collector would walk them again and again, in vain."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 class Compaction:
     """A compaction under way: the keys that were there when it began, taken a few at a time."""
 
@@ -184,7 +198,8 @@ class Store:
         self._compacted_physically = meta.compacted_physically
         self._open, self._flushing, self._dirty = Batch(), Batch(), False
         self.pending_bytes = self._flushing_bytes = 0  # of values that are not in the database yet
-        self.index.restore(self._stored())
+        with _no_collections():
+            self.index.restore(self._stored())
         self.backend.unmap()
         self._compaction: Compaction | None = None
         if self._compacted_physically < self.compacted:

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 
 from componentbase import tlsutil
 from componentbase.grpcwire.connection import Limits
+from componentbase.grpcwire.keepalive import Keepalive
 from componentbase.grpcwire.server import Call, Method, Server, StreamCall, Streaming, Unary
 from componentbase.grpcwire.status import Code, RpcError
 from etcdlite.mvcc.errors import StoreError
@@ -258,11 +259,19 @@ def _health(member: Member) -> Unary:
     return Unary(check)
 
 
-def build_server(member: Member, watch: WatchService, tls: ServerTLS | None, *, grace: float) -> Server:
+def build_server(
+    member: Member,
+    watch: WatchService,
+    tls: ServerTLS | None,
+    *,
+    max_streams: int,
+    keepalive: Keepalive,
+    grace: float,
+) -> Server:
     """The server of the client API; it listens on nothing yet."""
     gate = _Gate(member, trust_certificates=tls is not None and tls.require_client)
-    limits = Limits(max_message=member.settings.max_request_bytes + _OVERHEAD_BYTES)
-    return Server(_methods(member, watch, gate), limits=limits, grace=grace)
+    limits = Limits(max_message=member.settings.max_request_bytes + _OVERHEAD_BYTES, max_streams=max_streams)
+    return Server(_methods(member, watch, gate), limits=limits, keepalive=keepalive, grace=grace)
 
 
 async def listen(server: Server, urls: Sequence[str], tls: ServerTLS | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import math
 import ssl
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
+from componentbase.grpcwire.keepalive import Keepalive
 from etcdlite.consensus.node import ConsensusStatus
 from etcdlite.consensus.statemachine import StateMachine
 from etcdlite.mvcc.errors import StoreError
@@ -60,6 +62,8 @@ class Listen:
     metrics_urls: Sequence[str] = ()
     tls: ServerTLS | None = field(default=None, repr=False)
     metrics_tls: ssl.SSLContext | None = field(default=None, repr=False)
+    max_streams: int = 10_000  # calls open at a time on one connection
+    keepalive: Keepalive = field(default_factory=Keepalive)
 
 
 class EtcdServer:
@@ -88,6 +92,7 @@ class EtcdServer:
             minimum_lease_ttl=math.ceil(1.5 * settings.election_timeout),
             on_applied=self.requests.resolve,
         )
+        gc.freeze()  # the index is here to stay: a full collection that walks it would hold up every request
         self.consensus = make_consensus(self.machine)
         self.requests.bind(self.consensus)
         self.member = Member(settings, self.machine, self.requests)
@@ -125,9 +130,17 @@ class EtcdServer:
         await self.consensus.wait_leader()
         if self.member.settings.initial_corrupt_check:
             await self._corruption.initial()
-        async with build_server(self.member, self.watch, self._listen.tls, grace=_STOP_GRACE) as server:
-            await listen(server, self._listen.client_urls, self._listen.tls)
-            log.info(READY, extra={"urls": ",".join(self._listen.client_urls)})
+        where = self._listen
+        async with build_server(
+            self.member,
+            self.watch,
+            where.tls,
+            max_streams=where.max_streams,
+            keepalive=where.keepalive,
+            grace=_STOP_GRACE,
+        ) as server:
+            await listen(server, where.client_urls, where.tls)
+            log.info(READY, extra={"urls": ",".join(where.client_urls)})
             await asyncio.Event().wait()
 
     async def _serve_probes(self) -> None:
