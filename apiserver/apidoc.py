@@ -28,12 +28,6 @@ NOT_SERVED: tuple[tuple[str, str, str], ...] = (
     ("admissionregistration.k8s.io/v1", "mutatingadmissionpolicybindings", "needs CEL in admission"),
     ("networking.k8s.io/v1", "ipaddresses", "addresses are bits of one value (registry/allocation.py)"),
     ("networking.k8s.io/v1", "servicecidrs", "one range, given by a flag"),
-    ("resource.k8s.io/v1", "deviceclasses", "dynamic resource allocation"),
-    ("resource.k8s.io/v1", "resourceclaims", "dynamic resource allocation"),
-    ("resource.k8s.io/v1", "resourceclaimtemplates", "dynamic resource allocation"),
-    ("resource.k8s.io/v1", "resourceslices", "dynamic resource allocation"),
-    ("storage.k8s.io/v1", "csistoragecapacities", "no driver here reports capacity"),
-    ("storage.k8s.io/v1", "volumeattributesclasses", "no driver here changes volumes"),
 )
 NOT_SERVED_PARTS = (
     ("type checking of policies (`status.typeChecking`)", "expressions are dynamically typed"),

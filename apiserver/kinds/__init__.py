@@ -15,6 +15,7 @@ from apiserver.kinds import (
     customresourcedefinitions,
     daemonsets,
     deployments,
+    devices,
     events,
     flowcontrol,
     jobs,
@@ -32,6 +33,7 @@ from apiserver.kinds import (
     serviceaccounts,
     services,
     statefulsets,
+    storagecapacity,
     storagedrivers,
     volumes,
     webhooks,
@@ -50,6 +52,7 @@ SCHEME = Scheme(
         events,
         volumes,
         storagedrivers,
+        storagecapacity,
         quotas,
         deployments,
         replicasets,
@@ -69,6 +72,7 @@ SCHEME = Scheme(
         customresourcedefinitions,
         apiservices,
         flowcontrol,
+        devices,
     )
     for kind in family.KINDS
 )

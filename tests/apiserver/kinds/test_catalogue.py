@@ -62,6 +62,12 @@ csinodes - CSINode
 volumeattachments - VolumeAttachment
 customresourcedefinitions crd,crds CustomResourceDefinition
 apiservices - APIService
+csistoragecapacities - CSIStorageCapacity
+volumeattributesclasses vac VolumeAttributesClass
+deviceclasses - DeviceClass
+resourceclaims - ResourceClaim
+resourceclaimtemplates - ResourceClaimTemplate
+resourceslices - ResourceSlice
 flowschemas - FlowSchema
 prioritylevelconfigurations - PriorityLevelConfiguration
 validatingadmissionpolicies - ValidatingAdmissionPolicy
