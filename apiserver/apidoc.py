@@ -32,9 +32,8 @@ NOT_SERVED: tuple[tuple[str, str, str], ...] = (
 NOT_SERVED_PARTS = (
     ("type checking of policies (`status.typeChecking`)", "expressions are dynamically typed"),
     (
-        "admission plugins PodSecurity, DefaultStorageClass, DefaultIngressClass, CertificateApproval, "
-        "CertificateSigning, CertificateSubjectRestriction, PersistentVolumeClaimResize, "
-        "StorageObjectInUseProtection, MutatingAdmissionPolicy",
+        "admission plugins MutatingAdmissionPolicy, ClusterTrustBundleAttest, PodTopologyLabels, and those "
+        "that are off by default (PodTolerationRestriction, EventRateLimit, ...)",
         "naming them is an error",
     ),
     ("answers in protobuf", "requests in protobuf are read"),

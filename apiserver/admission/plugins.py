@@ -5,15 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from apiserver.admission.base import Context, Plugin
-from apiserver.admission.certificates import CertificateRequestor
+from apiserver.admission.certificates import (
+    CertificateApproval,
+    CertificateRequestor,
+    CertificateSigning,
+    CertificateSubjectRestriction,
+)
 from apiserver.admission.escalation import EscalationCheck
 from apiserver.admission.lifecycle import NamespaceLifecycle
 from apiserver.admission.limits import LimitRanger
 from apiserver.admission.noderestriction import NodeRestriction
 from apiserver.admission.pods import DefaultTolerationSeconds, Priority, RuntimeClass, TaintNodesByCondition
+from apiserver.admission.podsecurity.plugin import PodSecurity
 from apiserver.admission.policies import ValidatingAdmissionPolicy
 from apiserver.admission.quotas import ResourceQuota
 from apiserver.admission.serviceaccount import ServiceAccount
+from apiserver.admission.storage import (
+    DefaultIngressClass,
+    DefaultStorageClass,
+    PersistentVolumeClaimResize,
+    StorageObjectInUseProtection,
+)
 from apiserver.admission.webhooks import MutatingAdmissionWebhook, ValidatingAdmissionWebhook
 from apiserver.registry.call import Call
 
@@ -24,9 +36,17 @@ ORDER: tuple[type[Plugin], ...] = (
     ServiceAccount,
     NodeRestriction,
     TaintNodesByCondition,
+    PodSecurity,
     Priority,
     DefaultTolerationSeconds,
+    DefaultStorageClass,
+    StorageObjectInUseProtection,
+    PersistentVolumeClaimResize,
     RuntimeClass,
+    CertificateApproval,
+    CertificateSigning,
+    CertificateSubjectRestriction,
+    DefaultIngressClass,
     MutatingAdmissionWebhook,
     ValidatingAdmissionPolicy,
     ValidatingAdmissionWebhook,
