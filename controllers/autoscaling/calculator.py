@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from apimachinery import quantity
 from controllers import objects as o
@@ -51,9 +51,15 @@ class Groups:
     ignored: tuple[str, ...]  # going, or failed
 
 
-def group(
-    mine: Sequence[Object], samples: Mapping[str, int], resource: str, tuning: Tuning, now: float
-) -> Groups:
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """What a metrics API says of pods, by name: thousandths of the unit, and when their window began."""
+
+    values: Mapping[str, int]
+    since: Mapping[str, float] = field(default_factory=dict)
+
+
+def group(mine: Sequence[Object], samples: Samples, resource: str, tuning: Tuning, now: float) -> Groups:
     """Samples of a pod that is only starting say nothing about the load to come."""
     out: dict[str, list[str]] = {"ready": [], "unready": [], "missing": [], "ignored": []}
     for pod in mine:
@@ -62,23 +68,26 @@ def group(
             out["ignored"].append(name)
         elif pods.phase(pod) == "Pending":
             out["unready"].append(name)
-        elif name not in samples:
+        elif name not in samples.values:
             out["missing"].append(name)
-        elif resource == "cpu" and _is_warming_up(pod, tuning, now):
+        elif resource == "cpu" and _is_warming_up(pod, samples.since.get(name), tuning, now):
             out["unready"].append(name)
         else:
             out["ready"].append(name)
     return Groups(**{part: tuple(names) for part, names in out.items()})
 
 
-def _is_warming_up(pod: Object, tuning: Tuning, now: float) -> bool:
+def _is_warming_up(pod: Object, since: float | None, tuning: Tuning, now: float) -> bool:
+    """`since` is when the sample's window began: within the first minutes it must lie after the pod became
+    ready, or the work of starting is taken for load.
+    """
     condition, start = o.condition(pod, "Ready"), o.status(pod).get("startTime")
     if condition is None or not start:
         return True
     began, changed = o.parse_time(start), o.parse_time(condition.get("lastTransitionTime"))
     ready = condition.get("status") == "True"
     if began + tuning.cpu_initialization > now:
-        return not ready
+        return not ready or (since is not None and since < changed)
     # Never ready since it started: not ready, and nothing changed after the first moments.
     return not ready and began + tuning.initial_readiness > changed
 
@@ -150,7 +159,7 @@ def replicas_for(
 def resource_proposal(
     source: Object,
     mine: Sequence[Object],
-    samples: Mapping[str, int],
+    samples: Samples,
     current: int,
     tuning: Tuning,
     now: float,
@@ -160,19 +169,20 @@ def resource_proposal(
     resource, target = str(source["name"]), source.get("target") or {}
     groups = group(mine, samples, resource, tuning, now)
     counted = [pod for pod in mine if o.name(pod) not in groups.ignored]
-    known = [samples[name] for name in groups.ready] or [0]
+    values = samples.values
+    known = [values[name] for name in groups.ready] or [0]
     average = sum(known) // len(known)
     shown: Object = {"averageValue": quantity_text(average, resource)}
     if target.get("averageUtilization") is not None:
         full = requests_of(counted, resource, container)
         aim = float(target["averageUtilization"])
-        wanted = replicas_for(current, groups, samples, aim, full, tuning)
+        wanted = replicas_for(current, groups, values, aim, full, tuning)
         asked = sum(full[name] for name in groups.ready)
         shown["averageUtilization"] = sum(known) * 100 // asked if asked else 0
         words = f"{resource} resource utilization (percentage of request)"
     else:
         aim = float(quantity.parse(target.get("averageValue", "0")).milli())
-        wanted = replicas_for(current, groups, samples, aim, None, tuning)
+        wanted = replicas_for(current, groups, values, aim, None, tuning)
         words = f"{resource} resource"
     kind = "containerResource" if container else "resource"
     entry: Object = {"name": resource, "current": shown}

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from apimachinery import errors, quantity, selectors
+from componentbase.flags import parse_duration
 from controllers import objects as o
 from controllers.autoscaling import behavior as hb
-from controllers.autoscaling.calculator import NoMetric, Proposal, Tuning, resource_proposal
+from controllers.autoscaling.calculator import NoMetric, Proposal, Samples, Tuning, resource_proposal
 from controllers.objects import Object
 from controllers.runtime import Context, Controller, ignore_not_found, in_namespace
 from controllers.scaletargets import NoScale, ScaleTargets
@@ -29,15 +30,18 @@ class Memory:
     history: hb.History = field(default_factory=hb.History)
 
 
-def samples_of(metrics: Sequence[Object], resource: str, container: str = "") -> dict[str, int]:
-    """Pod name -> thousandths of the unit, over its containers."""
-    out = {}
+def samples_of(metrics: Sequence[Object], resource: str, container: str = "") -> Samples:
+    """Each pod's use over its containers (or of one), as metrics.k8s.io states it."""
+    values, since = {}, {}
     for entry in metrics:
         used = [c for c in entry.get("containers") or () if not container or c.get("name") == container]
         found = [c["usage"][resource] for c in used if resource in (c.get("usage") or {})]
         if found and len(found) == len(used):
-            out[o.name(entry)] = sum(quantity.parse(str(text)).milli() for text in found)
-    return out
+            values[o.name(entry)] = sum(quantity.parse(str(text)).milli() for text in found)
+            if entry.get("timestamp"):
+                window = parse_duration(str(entry.get("window") or "0s"))
+                since[o.name(entry)] = o.parse_time(entry["timestamp"]) - window
+    return Samples(values, since)
 
 
 class HorizontalPodAutoscalerController(Controller):

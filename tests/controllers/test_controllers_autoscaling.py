@@ -9,7 +9,7 @@ import pytest
 from controllers import objects as o
 from controllers.autoscaling import HorizontalPodAutoscalerController, calculator
 from controllers.autoscaling import behavior as hb
-from controllers.autoscaling.calculator import Groups, NoMetric, Tuning
+from controllers.autoscaling.calculator import Groups, NoMetric, Samples, Tuning
 from controllers.autoscaling.controller import samples_of
 from kubeclient.resources import DEPLOYMENTS, HORIZONTALPODAUTOSCALERS, PODS
 from tests.controllers import make
@@ -64,9 +64,22 @@ def test_pods_are_sorted_by_what_their_sample_is_worth() -> None:
         pod["status"]["startTime"] = make.START
     young = make.pod("young", ready=False)
     young["status"]["startTime"] = o.format_time(NOW - 10)
-    samples = dict.fromkeys(("ok", "new", "bad", "young"), 1)
+    samples = Samples(dict.fromkeys(("ok", "new", "bad", "young"), 1))
     groups = calculator.group([*pods, young], samples, "cpu", Tuning(), NOW)
     assert groups == Groups(("ok",), ("new", "young"), ("none",), ("bad",))
+
+
+@pytest.mark.parametrize(
+    ("age", "window_began", "counts"),
+    [(100, -10, False), (100, 10, True), (400, -10, True)],  # seconds; the window's beginning after readiness
+)
+def test_the_work_of_starting_is_no_load(age: float, window_began: float, counts: bool) -> None:
+    ready_at = NOW - 20
+    pod = make.pod("p", since=o.format_time(ready_at))
+    pod["status"]["startTime"] = o.format_time(NOW - age)
+    samples = Samples({"p": 900}, {"p": ready_at + window_began})
+    groups = calculator.group([pod], samples, "cpu", Tuning(), NOW)
+    assert (groups.ready == ("p",)) is counts and (groups.unready == ("p",)) is not counts
 
 
 def test_a_missing_request_is_named() -> None:
@@ -78,8 +91,10 @@ def test_a_missing_request_is_named() -> None:
 def test_samples_are_sums_over_containers() -> None:
     entry = {"metadata": {"name": "p"}, "containers": [usage("a", "250m"), usage("b", "1")]}
     half = {"metadata": {"name": "q"}, "containers": [usage("a", "1"), {"name": "b", "usage": {}}]}
-    assert samples_of([entry, half], "cpu") == {"p": 1250}
-    assert samples_of([entry, half], "cpu", "a") == {"p": 250, "q": 1000}
+    assert samples_of([entry, half], "cpu") == Samples({"p": 1250})
+    assert samples_of([entry, half], "cpu", "a") == Samples({"p": 250, "q": 1000})
+    dated = {**entry, "timestamp": o.format_time(NOW), "window": "15.5s"}
+    assert samples_of([dated], "cpu").since == {"p": NOW - 15.5}
 
 
 def usage(name: str, cpu: str) -> Object:
