@@ -48,11 +48,12 @@ def compute_claims(owner: Object, matches: Callable[[Object], bool], candidates:
 
 @dataclass(frozen=True, slots=True)
 class Claimer:
-    """Carries claims out for one kind of owner and one kind of dependent."""
+    """Carries claims out for one kind of owner and one kind of dependent. What is adopted gets `finalizer`."""
 
     client: RestClient
     owner_gvr: GVR
     gvr: GVR
+    finalizer: str = ""
 
     async def claim(
         self, owner: Object, matches: Callable[[Object], bool], candidates: Iterable[Object]
@@ -68,7 +69,7 @@ class Claimer:
         if claims.adopt and await self._owner_lives(owner):
             reference = o.owner_reference(owner, self.owner_gvr.api_version, self.owner_gvr.kind)
             for candidate in claims.adopt:
-                adopted = await self._patch(candidate, [reference])
+                adopted = await self._patch(candidate, [reference], self.finalizer)
                 if adopted is not None:
                     mine.append(adopted)
         for candidate in claims.release:
@@ -84,8 +85,9 @@ class Claimer:
             raise
         return o.uid(fresh) == o.uid(owner) and not o.is_terminating(fresh)
 
-    async def _patch(self, target: Object, references: list[Object]) -> Object | None:
-        body = {"metadata": {"uid": o.uid(target), "ownerReferences": references}}
+    async def _patch(self, target: Object, references: list[Object], finalizer: str = "") -> Object | None:
+        metadata = {"uid": o.uid(target), "ownerReferences": references}
+        body = {"metadata": metadata | ({"finalizers": [finalizer]} if finalizer else {})}
         try:
             return await self.client.patch(
                 self.gvr, o.name(target), body, o.namespace(target), content_type=STRATEGIC

@@ -32,7 +32,7 @@ class JobController(Controller):
         self.wrote_jobs = self.written_to(JOBS)
         self.wrote_pods = self.written_to(PODS)
         self.control = PodControl(self, JOBS, self.wrote_pods)
-        self.claimer = Claimer(self.client, JOBS, PODS)
+        self.claimer = Claimer(self.client, JOBS, PODS, jt.FINALIZER)
 
     async def sync(self, key: str) -> float | None:
         if key.startswith(ORPHAN):

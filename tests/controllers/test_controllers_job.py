@@ -409,6 +409,21 @@ def test_suspending_and_resuming() -> None:
     run(scenario())
 
 
+def test_an_adopted_pod_is_counted_like_any_other() -> None:
+    async def scenario() -> None:
+        world = World()
+        world.api.put(PODS, make.pod("stray", labels={"app": "web"}, phase="Running"))
+        world.api.put(JOBS, new(manualSelector=True))
+        async with world.running(JobController):
+            await world.until(lambda: any(o.finalizers(found) for found in world.api.all(PODS)))
+            assert [o.name(found) for found in world.api.all(PODS)] == ["stray"]
+            await world.until(lambda: has(world.api, "Complete"), each=work(world))
+            assert status_of(world.api)["succeeded"] == 1
+            assert not any(o.finalizers(found) for found in world.api.all(PODS))
+
+    run(scenario())
+
+
 def test_pods_of_a_deleted_job_lose_their_finalizer() -> None:
     async def scenario() -> None:
         world = World()
