@@ -48,7 +48,7 @@ def compute_claims(owner: Object, matches: Callable[[Object], bool], candidates:
 
 @dataclass(frozen=True, slots=True)
 class Claimer:
-    """Carries claims out for one kind of owner and one kind of dependent. What is adopted gets `finalizer`."""
+    """Carries claims out for one kind of owner and of dependent. What is adopted gets `finalizer`."""
 
     client: RestClient
     owner_gvr: GVR
