@@ -11,11 +11,24 @@ import yaml
 
 from componentbase.flags import parse_duration
 from deploy.topology import API_PORT, Host, Topology
-from deploy.units import CLOUD_CONFIG, CONTAINERD_SOCKET, ETC, OUTSIDE_FD_VARIABLE, PKI, ROUTER_NETNS
+from deploy.units import (
+    CLOUD_CONFIG,
+    CONTAINERD_SOCKET,
+    ETC,
+    OUTSIDE_FD_VARIABLE,
+    PKI,
+    ROUTER_NETNS,
+    store_servers,
+)
 
 PAUSE_IMAGE = "registry.k8s.io/pause:3.9"
 CNI_BIN = "/usr/lib/cni"
 CNI_CONF = "/etc/cni/net.d/10-bridge.conflist"
+
+
+HOST_ENV = "/etc/hardway/host.env"
+# Where programs are looked for on a host, after the folder of its Python.
+SEARCH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True)
@@ -23,11 +36,12 @@ class Machine:
     """What of the real machine the files depend on.
 
     `restrict_oom` is true where CAP_SYS_RESOURCE is missing: then runc may not lower a process'
-    oom_score_adj.
+    oom_score_adj. `python` is the folder of the interpreter that has the daemons installed.
     """
 
     restrict_oom: bool
     snapshotter: str = "overlayfs"
+    python: str = "/opt/hardway/.venv/bin"
 
 
 def _yaml(document: Mapping[str, Any]) -> str:
@@ -38,6 +52,20 @@ def hosts_file(topology: Topology, host: Host) -> str:
     """/etc/hosts: every host of the lab by name."""
     lines = ["127.0.0.1 localhost", *(f"{other.address} {other.name}" for other in topology.hosts)]
     return "\n".join(lines) + "\n"
+
+
+def host_environment(topology: Topology, host: Host, machine: Machine, cgroup_root: str) -> str:
+    """What the service files of deploy/systemd need to know of the host they run on."""
+    values = {
+        "HOST": host.name,
+        "ADDRESS": host.address,
+        "PATH": f"{machine.python}:{SEARCH}",
+    }
+    if host.role == "controller":
+        values["ETCD_SERVERS"] = store_servers(topology, host)
+    elif host.role == "worker":
+        values["CGROUP_ROOT"] = cgroup_root
+    return "".join(f"{name}={value}\n" for name, value in values.items())
 
 
 def resolv_conf() -> str:
@@ -241,12 +269,13 @@ def cloud_config(topology: Topology) -> str:
     return _yaml(document)
 
 
-def files_for(topology: Topology, host: Host, machine: Machine) -> dict[str, str]:
-    """Every rendered file of `host`."""
+def files_for(topology: Topology, host: Host, machine: Machine, *, cgroup_root: str = "/") -> dict[str, str]:
+    """Every rendered file of `host`; `cgroup_root` is where its pods belong."""
     files = {
         "/etc/hostname": host.name + "\n",
         "/etc/hosts": hosts_file(topology, host),
         "/etc/resolv.conf": resolv_conf(),
+        HOST_ENV: host_environment(topology, host, machine, cgroup_root),
     }
     if host.role == "controller":
         files[f"{ETC}/scheduler-config.yaml"] = scheduler_config()

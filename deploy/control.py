@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# On a host: its own end of the supervisor's socket, and the programs that speak to it.
+INIT_SOCKET = "/run/hardway/init.sock"
+PROGRAMS = "/run/hardway/bin"
 TIMEOUT = 5.0
 LIMIT = 1 << 20
 QUEUE_POLL = 0.01

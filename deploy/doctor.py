@@ -45,7 +45,7 @@ def has_capability(number: int) -> bool:
 
 def machine() -> Machine:
     """The facts on which rendered files depend."""
-    return Machine(restrict_oom=not has_capability(CAP_SYS_RESOURCE))
+    return Machine(restrict_oom=not has_capability(CAP_SYS_RESOURCE), python=str(Path(sys.executable).parent))
 
 
 def in_child(action: Callable[[], None]) -> str:

@@ -16,11 +16,12 @@ LOG_WIDTH = 220
 @dataclass(frozen=True)
 class Goal:
     """Something to be reached. `probe` returns None when it is, else what is lacking; it may itself do the
-    work that brings the goal nearer. `logs` are shown when it is missed."""
+    work that brings the goal nearer, and then `acts` is set. `logs` are shown when it is missed."""
 
     name: str
     probe: Callable[[], str | None]
     logs: tuple[Path, ...] = ()
+    acts: bool = False
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import contextlib
 import os
 import resource
 import select
+import shlex
 import signal
 import socket
 import sys
@@ -29,8 +30,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from deploy import cgroups, linux, network
-from deploy.control import Control, HostDown
+from deploy import cgroups, linux, network, systemd
+from deploy.control import INIT_SOCKET, PROGRAMS, Control, HostDown
 from deploy.state import State
 from deploy.supervisor import Supervisor, say
 from deploy.topology import Host, Topology
@@ -48,7 +49,8 @@ class HostError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class HostPlan:
-    """All that is needed to raise one host. `files` is path on the host -> (content, mode)."""
+    """All that is needed to raise one host. `files` is path on the host -> (content, mode); `sockets` are
+    open ones that its units inherit, by the variable that tells them the descriptor."""
 
     host: Host
     units: tuple[Unit, ...]
@@ -97,7 +99,7 @@ def write_files(root: Path, files: Mapping[str, tuple[bytes, int]]) -> None:
 def prepare(state: State, plan: HostPlan) -> None:
     """Make the host's directories and write its files where its /etc will find them."""
     base = state.host(plan.host.name)
-    for name in ("etc", "etc-work", "var-lib", "var-log"):
+    for name in ("etc", "etc-work", "systemd", "var-lib", "var-log"):
         (base / name).mkdir(parents=True, exist_ok=True)
     etc = {name.removeprefix("/etc"): entry for name, entry in plan.files.items()}
     write_files(base / "etc", etc)
@@ -115,6 +117,9 @@ def _mount_tree(state: State, plan: HostPlan) -> None:
             ("/var/lib", base / "var-lib"),
             ("/var/log", base / "var-log"),
             (IMAGES, state.images),
+            # The machine's own services must not show through: a host has those that were put there.
+            (systemd.DIRECTORY, base / "systemd"),
+            (INIT_SOCKET, state.socket(plan.host.name)),
         )
     }
     router = (
@@ -127,6 +132,7 @@ def _mount_tree(state: State, plan: HostPlan) -> None:
     Path("/run/lock").mkdir()
     Path(IMAGES).mkdir(parents=True)
     for target, descriptor in sources.items():
+        _make_place(Path(target), descriptor)
         linux.bind(f"/proc/self/fd/{descriptor}", target)
     for path, descriptor in kept.items():
         _make_place(path, descriptor)
@@ -137,6 +143,15 @@ def _mount_tree(state: State, plan: HostPlan) -> None:
         os.close(router)
     for descriptor in (*sources.values(), *kept.values()):
         os.close(descriptor)
+    _write_programs()
+
+
+def _write_programs() -> None:
+    """`systemctl` of a host: the few commands of it that its supervisor obeys."""
+    path = Path(PROGRAMS) / "systemctl"
+    path.parent.mkdir()
+    path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m deploy.systemd.systemctl "$@"\n')
+    path.chmod(0o755)
 
 
 def _make_place(path: Path, descriptor: int) -> None:
@@ -184,7 +199,8 @@ def _pid_one(
     _wait_for_go(report)
     os.close(report)
     say(f"host {plan.host.name} is up")
-    Supervisor(plan.host.name, plan.units, listener).run()
+    descriptors = {variable: sock.fileno() for variable, sock in plan.sockets.items()}
+    Supervisor(plan.host.name, plan.units, listener, descriptors=descriptors).run()
     return 0
 
 

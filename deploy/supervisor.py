@@ -27,8 +27,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from deploy import linux
+from deploy import linux, systemd
 from deploy.restarts import Life, Phase
+from deploy.systemd import unitfile
+from deploy.systemd.unitfile import UnitFileError
 from deploy.units import Unit
 
 LOG_LIMIT = 16 << 20
@@ -124,10 +126,13 @@ class Supervisor:
         units: Sequence[Unit],
         listener: socket.socket,
         *,
+        descriptors: Mapping[str, int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.host = host
-        self.units: Mapping[str, Unit] = {unit.name: unit for unit in units}
+        self.units = {unit.name: unit for unit in units}
+        self.given = tuple(self.units)
+        self.descriptors = descriptors or {}
         self.lives: dict[str, Life] = {unit.name: Life() for unit in units}
         self.fresh: set[str] = set()
         # What the last explicit start changed about a unit; kept when it is started again after a death.
@@ -136,6 +141,37 @@ class Supervisor:
         self.clock = clock
         self.ending = False
         self.next_log_check = clock() + LOG_CHECK
+
+    # -- units from service files
+    # ------------------------------------------------------------------------------------------
+
+    def load(self, name: str) -> None:
+        """Read `<name>.service` of this host; a running process goes on as it was started.
+
+        Raises UnitFileError, OSError.
+        """
+        text = Path(f"{systemd.DIRECTORY}/{name}.service").read_text()
+        variables = {variable: str(number) for variable, number in self.descriptors.items()}
+        unit = unitfile.parse(name, text, lambda path: Path(path).read_text(), variables)
+        self.units[name] = replace(
+            unit,
+            environment={**variables, **unit.environment},
+            inherits=tuple(self.descriptors.values()),
+        )
+        self.lives.setdefault(name, Life())
+
+    def boot(self) -> None:
+        """Start what was there from the beginning, then what `systemctl enable` wants at every boot."""
+        for name in self.given:
+            self.start(name)
+        for link in sorted(Path(systemd.WANTS).glob("*.service")):
+            name = link.name.removesuffix(".service")
+            try:
+                if name not in self.units:
+                    self.load(name)
+                    self.start(name)
+            except (UnitFileError, OSError) as error:
+                say(f"{name}: cannot be started: {error}")
 
     # -- processes
     # ---------------------------------------------------------------------------------------------
@@ -256,9 +292,18 @@ class Supervisor:
         if action == "shutdown":
             self.ending = True
             return {}
+        if action == "reload":
+            return self._command_reload()
         name = str(request.get("unit"))
+        if action == "start" and name not in self.units and systemd.is_name(name):
+            try:
+                self.load(name)
+            except FileNotFoundError:
+                pass  # no such unit, which the answer below says
+            except UnitFileError as error:
+                return {"error": str(error)}
         if name not in self.units:
-            return {"error": f"no unit {name!r} (there are {', '.join(self.units)})"}
+            return {"error": f"no unit {name!r} (there are {', '.join(self.units) or 'none'})"}
         number = int(request.get("signal", signal.SIGTERM))
         if action == "start":
             return self._command_start(name, request)
@@ -271,6 +316,18 @@ class Supervisor:
         else:
             return {"error": f"unknown command {action!r}"}
         return {"unit": name, **self.lives[name].to_json(self.clock())}
+
+    def _command_reload(self) -> dict[str, Any]:
+        """Read every service file again. A unit whose file is gone is forgotten once it does not run."""
+        for name in [name for name in self.units if name not in self.given]:
+            try:
+                self.load(name)
+            except FileNotFoundError:
+                if self.lives[name].phase is Phase.STOPPED:
+                    del self.units[name], self.lives[name]
+            except UnitFileError as error:
+                return {"error": str(error)}
+        return {}
 
     def _command_start(self, name: str, request: Mapping[str, Any]) -> dict[str, Any]:
         """Start, as it is meant or with further flags, variables or a program in front (`wrap`)."""
@@ -322,8 +379,7 @@ class Supervisor:
         selector = selectors.DefaultSelector()
         selector.register(self.listener, selectors.EVENT_READ)
         selector.register(wake_read, selectors.EVENT_READ)
-        for name in self.units:
-            self.start(name)
+        self.boot()
         while not self.ending:
             for key, _ in selector.select(self.timeout()):
                 if key.fileobj is self.listener:

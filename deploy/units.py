@@ -95,8 +95,13 @@ def _etcd(topology: Topology, host: Host) -> Unit:
     return Unit(name="etcdlite", package="etcdlite", flags=flags)
 
 
-def _apiserver(topology: Topology, host: Host) -> Unit:
+def store_servers(topology: Topology, host: Host) -> str:
+    """The store as the apiserver on `host` dials it: the member beside it first."""
     stores = [host, *(other for other in topology.by_role("controller") if other != host)]
+    return ",".join(_url(store.address, 2379) for store in stores)
+
+
+def _apiserver(topology: Topology, host: Host) -> Unit:
     flags = {
         "advertise-address": host.address,
         "bind-address": "0.0.0.0",
@@ -104,7 +109,7 @@ def _apiserver(topology: Topology, host: Host) -> Unit:
         "authorization-mode": "Node,RBAC",
         "client-ca-file": f"{PKI}/ca.pem",
         "enable-admission-plugins": "NamespaceLifecycle,ServiceAccount,NodeRestriction",
-        "etcd-servers": ",".join(_url(store.address, 2379) for store in stores),
+        "etcd-servers": store_servers(topology, host),
         "etcd-cafile": f"{PKI}/etcd-ca.pem",
         "etcd-certfile": f"{PKI}/apiserver-etcd-client.pem",
         "etcd-keyfile": f"{PKI}/apiserver-etcd-client-key.pem",

@@ -21,8 +21,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from deploy import addons, cgroups, configs, doctor, hosts, linux, network, probes
+from deploy import addons, cgroups, configs, doctor, hosts, linux, network, probes, steps
 from deploy.api import Api, APIError, Unreachable, tls_context
 from deploy.control import Control, HostDown, Refused
 from deploy.goals import Goal, Missed, Reporter, pursue
@@ -30,6 +31,7 @@ from deploy.hosts import HostPlan
 from deploy.images import catalogue
 from deploy.images.catalogue import Archive
 from deploy.state import State
+from deploy.steps import CLUSTER_DNS, CONTROL_PLANE, STEPS, STORE, WORKERS, Step
 from deploy.topology import API_PORT, Host, Topology
 from deploy.units import CLOUD_CONFIG, METRICS_PORT, OUTSIDE_FD_VARIABLE, Unit, packages_of, units_for
 from pki import kubeconfig, layout
@@ -37,7 +39,6 @@ from pki.layout import Inventory
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_TIMEOUT = 90.0
-IMAGE_ADDONS = ("20-cluster-dns", "30-local-path")  # they run an image of ours
 # Numeric libraries start a thread a core when they are imported; a parent that forks must have one thread.
 SINGLE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -95,12 +96,13 @@ class Background:
 
 @dataclass
 class Raise:
-    """One run of `up`."""
+    """One run of `up`: all the steps of `deploy.steps`, or some of them."""
 
     topology: Topology
     state: State
     report: Reporter
     timeout: float = DEFAULT_TIMEOUT
+    steps: Sequence[Step] = STEPS
     groups: cgroups.Hierarchies = field(default_factory=cgroups.find)
     raised_at: str = ""
     dns_image: str = ""
@@ -125,7 +127,8 @@ class Raise:
 
     def certificates(self) -> Inventory:
         """The PKI, made or renewed."""
-        inventory = layout.generate(self.state.root, self.topology.cluster_names())
+        parts = [step.makes for step in self.steps if step.makes is not None]
+        inventory = layout.generate(self.state.root, self.topology.cluster_names(), parts=parts)
         count = len(layout.leaves(inventory.names)) + len(layout.AUTHORITIES)
         self.report.step(f"certificates: {count}, {len(inventory.changed)} files made or renewed")
         return inventory
@@ -134,17 +137,23 @@ class Raise:
         self, host: Host, inventory: Inventory, machine: configs.Machine
     ) -> dict[str, tuple[bytes, int]]:
         """All files of a host with their modes."""
+        rendered = configs.files_for(
+            self.topology, host, machine, cgroup_root=self.state.host_cgroup(host.name)
+        )
         files = {
             path: (text.encode(), 0o644)
-            for path, text in configs.files_for(self.topology, host, machine).items()
+            for path, text in rendered.items()
+            if steps.of_file(path) in self.steps
         }
         for path, source in inventory.host_files(host.name).items():
-            files[path] = (source.read_bytes(), source.stat().st_mode & 0o777)
+            if steps.of_file(path) in self.steps:
+                files[path] = (source.read_bytes(), source.stat().st_mode & 0o777)
         return files
 
     def units(self, host: Host) -> tuple[Unit, ...]:
         """The units of a host."""
-        return units_for(self.topology, host, cgroup_root=self.state.host_cgroup(host.name))
+        units = units_for(self.topology, host, cgroup_root=self.state.host_cgroup(host.name))
+        return tuple(unit for unit in units if steps.of_unit(unit.name) in self.steps)
 
     def listen_outside(self) -> socket.socket:
         """The one socket of the cluster in the machine's own network."""
@@ -164,7 +173,7 @@ class Raise:
         sockets: dict[str, socket.socket] = {}
         if host.role == "balancer":
             outside = self.listen_outside()
-            sockets["outside"] = outside
+            sockets[OUTSIDE_FD_VARIABLE] = outside
             descriptor = outside.fileno()
             environment = {OUTSIDE_FD_VARIABLE: str(descriptor)}
             units = tuple(replace(unit, environment=environment, inherits=(descriptor,)) for unit in units)
@@ -200,6 +209,17 @@ class Raise:
                 with contextlib.suppress(HostDown):
                     hosts.write_files(Path(f"/proc/{self.control(host).pid()}/root"), files)
 
+    def refuse_bare(self, up: Iterable[Host]) -> None:
+        """Hosts that were raised for the labs have no warm daemons to be started. Raises UpError."""
+        for host in up:
+            has = self.control(host).call("status")["units"]
+            lacking = [unit.name for unit in self.units(host) if unit.name not in has]
+            if lacking:
+                raise UpError(
+                    f"{host.name} was raised for the labs and has no {lacking[0]} yet: go on with "
+                    "`hardway lab`, or `hardway down` first (what was made by hand stays)"
+                )
+
     def start_stopped_units(self, up: Iterable[Host]) -> None:
         """On hosts that were up already: start what was stopped."""
         for host in up:
@@ -230,57 +250,77 @@ class Raise:
     # -- what is waited for
     # ------------------------------------------------------------------------------------
 
-    def goals(self, inventory: Inventory, images: Sequence[Building]) -> Iterator[Goal]:
-        """Everything that makes the cluster usable."""
+    def goals(self, inventory: Inventory, images: Images) -> Iterator[Goal]:
+        """What the steps must bring about, step by step; all of it makes the cluster usable."""
+        for step in self.steps:
+            yield from self.goals_of(step, inventory, images)
+
+    def goals_of(self, step: Step, inventory: Inventory, images: Images) -> Iterator[Goal]:
+        """What one step must bring about."""
+        if step is STORE:
+            yield from self._store_goals()
+        if step not in (CONTROL_PLANE, WORKERS, CLUSTER_DNS):
+            return
         api = Api.from_kubeconfig(inventory.admin_kubeconfig)
-        imports = {
-            host: [ImageImport(self, host, building) for building in images]
-            for host in self.topology.by_role("worker")
-        }
-        yield from self._controller_goals(inventory)
+        if step is CONTROL_PLANE:
+            yield from self._control_plane_goals(api, inventory)
+        elif step is WORKERS:
+            for host in self.topology.by_role("worker"):
+                yield from self._worker_goals(api, host, ImageImport(self, host, images.basic))
+        else:
+            yield from self._dns_goals(api, images.dns)
+
+    def _store_goals(self) -> Iterator[Goal]:
+        for host in self.topology.by_role("controller"):
+            namespace = f"/proc/{self.control(host).pid()}/ns/net"
+            healthy = partial(probes.etcd_lacking, namespace)
+            yield Goal(f"{host.name}: etcd member healthy", healthy, (self.state.log(host.name, "etcdlite"),))
+
+    def _control_plane_goals(self, api: Api, inventory: Inventory) -> Iterator[Goal]:
+        context = tls_context(kubeconfig.load(inventory.admin_kubeconfig))
+        for host in self.topology.by_role("controller"):
+            router = self.state.router_netns
+            ready = partial(probes.lacking, router, host.address, API_PORT, "/readyz", context)
+            yield Goal(f"{host.name}: apiserver ready", ready, (self.state.log(host.name, "apiserver"),))
         balancer = self.topology.by_role("balancer")[0]
         front = partial(_lacking, partial(api.get, "/readyz"))
         haproxy = (self.state.log(balancer.name, "haproxy"),)
         yield Goal(f"API answers on {self.topology.outside_server}", front, haproxy)
-        for host, probes_of_host in imports.items():
-            yield from self._worker_goals(api, host, probes_of_host)
-        all_imports = [probe for probes_of_host in imports.values() for probe in probes_of_host]
-        for name in addons.names():
-            needed = all_imports if name in IMAGE_ADDONS else []
-            yield Goal(f"add-on {name} applied", partial(self.apply_addon, api, name, needed))
+        for name in CONTROL_PLANE.addons:
+            yield Goal(f"add-on {name} applied", partial(self.apply_addon, api, name, []), acts=True)
+
+    def _dns_goals(self, api: Api, image: Building) -> Iterator[Goal]:
+        workers = self.topology.by_role("worker")
+        imports = [ImageImport(self, host, image) for host in workers]
+        for probe in imports:
+            containerd = self.state.log(probe.host.name, "containerd")
+            yield Goal(f"{probe.host.name}: {image.name} imported", probe, (containerd,), acts=True)
+        for name in CLUSTER_DNS.addons:
+            yield Goal(f"add-on {name} applied", partial(self.apply_addon, api, name, imports), acts=True)
         logs = tuple(
             self.state.log(host.name, unit)
             for host in self.topology.by_role("controller")
             for unit in ("controllers", "scheduler")
         )
         yield Goal("cluster DNS ready", partial(deployment_lacking, api, "kube-system", "clusterdns"), logs)
-
-    def _controller_goals(self, inventory: Inventory) -> Iterator[Goal]:
-        context = tls_context(kubeconfig.load(inventory.admin_kubeconfig))
-        for host in self.topology.by_role("controller"):
+        for host in workers:
+            # Through this host's kube-proxy to a DNS pod: the Deployment's status may be older than a crash.
+            network_plan = self.topology.network
+            name = f"kubernetes.default.svc.{network_plan.cluster_domain}"
             namespace = f"/proc/{self.control(host).pid()}/ns/net"
-            healthy = partial(probes.etcd_lacking, namespace)
-            yield Goal(f"{host.name}: etcd member healthy", healthy, (self.state.log(host.name, "etcdlite"),))
-            router = self.state.router_netns
-            ready = partial(probes.lacking, router, host.address, API_PORT, "/readyz", context)
-            yield Goal(f"{host.name}: apiserver ready", ready, (self.state.log(host.name, "apiserver"),))
+            answers = partial(probes.dns_lacking, namespace, network_plan.cluster_dns, name)
+            kubeproxy = (self.state.log(host.name, "kubeproxy"),)
+            yield Goal(f"{host.name}: cluster DNS answers", answers, kubeproxy)
 
-    def _worker_goals(self, api: Api, host: Host, imports: Sequence[ImageImport]) -> Iterator[Goal]:
+    def _worker_goals(self, api: Api, host: Host, basic: ImageImport) -> Iterator[Goal]:
         containerd = self.state.log(host.name, "containerd")
         kubelet = self.state.log(host.name, "kubelet")
-        for probe in imports:
-            yield Goal(f"{host.name}: {probe.building.name} imported", probe, (containerd,))
+        yield Goal(f"{host.name}: {basic.building.name} imported", basic, (containerd,), acts=True)
         if host.pod_cidr is None:
             configured = partial(self.configure_pods, api, host)
-            yield Goal(f"{host.name}: pods' network configured", configured, (kubelet,))
+            yield Goal(f"{host.name}: pods' network configured", configured, (kubelet,), acts=True)
         ready = partial(node_lacking, api, host.name, self.raised_at)
         yield Goal(f"{host.name}: node Ready", ready, (kubelet, containerd))
-        # Through this host's kube-proxy to a DNS pod: the status of the Deployment may be older than a crash.
-        network_plan = self.topology.network
-        name = f"kubernetes.default.svc.{network_plan.cluster_domain}"
-        namespace = f"/proc/{self.control(host).pid()}/ns/net"
-        answers = partial(probes.dns_lacking, namespace, network_plan.cluster_dns, name)
-        yield Goal(f"{host.name}: cluster DNS answers", answers, (self.state.log(host.name, "kubeproxy"),))
 
     def configure_pods(self, api: Api, host: Host) -> str | None:
         """Write the node's CNI configuration once the controller-manager has given it a range: what the
@@ -299,13 +339,17 @@ class Raise:
         """Apply one add-on, once its images are there: a pod whose image is not backs off for ten seconds."""
         if not all(one.done for one in needed):
             return "its image is not imported yet"
+        return _lacking(lambda: [api.apply(obj) for obj in self.addon(name)])
+
+    def addon(self, name: str) -> list[dict[str, Any]]:
+        """The objects of an add-on, as this cluster needs them."""
         values = {
             "CLUSTER_DNS": self.topology.network.cluster_dns,
             "CLUSTER_DOMAIN": self.topology.network.cluster_domain,
             "DNS_IMAGE": self.dns_image,
             **self.metrics_values(),
         }
-        return _lacking(lambda: [api.apply(obj) for obj in addons.load(name, values)])
+        return addons.load(name, values)
 
     def metrics_values(self) -> dict[str, str]:
         """Where metrics-servers are, and whose signature is on their certificates."""
@@ -321,6 +365,7 @@ class Raise:
         """Raise the cluster; what it returns was not reached in time. Raises UpError, and errors of the
         parts."""
         down = [host for host in self.topology.hosts if not self.control(host).is_up()]
+        self.refuse_bare(host for host in self.topology.hosts if host not in down)
         self.preflight(down)
         self.state.root.mkdir(parents=True, exist_ok=True)
         self.state.images.mkdir(exist_ok=True)
@@ -338,10 +383,10 @@ class Raise:
         try:
             return pursue(goals, timeout=self.timeout, on_reached=lambda goal: self.report.step(goal.name))
         finally:
-            for building in images:
+            for building in (images.basic, images.dns):
                 building.work.abandon()
 
-    def build_images(self) -> list[Building]:
+    def build_images(self) -> Images:
         """Start making the archives that are absent. Cluster DNS takes longer, and nothing else waits for
         it."""
         directory = self.state.images
@@ -350,10 +395,10 @@ class Raise:
         self.dns_image = archive.references[0]
         basic = Background("building basic images", lambda: catalogue.build_basic(directory))
         dns = Background("building the image of cluster DNS", lambda: catalogue.build_dns(archive, ROOT))
-        return [
+        return Images(
             Building("basic images", basic.start(), catalogue.basic(directory)),
             Building("image of cluster DNS", dns.start(), archive),
-        ]
+        )
 
 
 @dataclass(frozen=True)
@@ -363,6 +408,14 @@ class Building:
     name: str
     work: Background
     archive: Archive
+
+
+@dataclass(frozen=True)
+class Images:
+    """All archives of a lab: sandbox and examples, and cluster DNS."""
+
+    basic: Building
+    dns: Building
 
 
 def _lacking(action: Callable[[], object]) -> str | None:
@@ -428,7 +481,7 @@ class ImageImport:
             return self._finish(self._process)
         archive = self.building.archive
         try:
-            present = self._present()
+            present = self.present()
             if isinstance(present, str):
                 return present
             if set(archive.references) <= present:
@@ -446,7 +499,7 @@ class ImageImport:
             return f"ctr import failed ({process.returncode}): {output.strip()[-300:]}"
         return None
 
-    def _present(self) -> set[str] | str:
+    def present(self) -> set[str] | str:
         """The images that containerd knows, or why it cannot be asked."""
         process = self._ctr("images", "list", "-q")
         try:

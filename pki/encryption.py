@@ -49,3 +49,24 @@ def ensure(path: Path) -> bool:
         raise PKIError(f"{path}: not an EncryptionConfiguration")
     path.chmod(PRIVATE)
     return False
+
+
+def flaw(path: Path) -> str | None:
+    """Why the configuration at `path` would not seal Secrets, or None."""
+    try:
+        document = yaml.safe_load(path.read_bytes())
+        providers = document["resources"][0]["providers"]
+        key = base64.b64decode(providers[0]["aescbc"]["keys"][0]["secret"], validate=True)
+    except FileNotFoundError:
+        return "is absent"
+    except yaml.YAMLError:
+        return "is not YAML"
+    except (KeyError, IndexError, TypeError, ValueError):
+        return "does not begin its providers with an aescbc key in base64"
+    if len(key) != KEY_BYTES:
+        return f"has a key of {len(key)} bytes, must be {KEY_BYTES}"
+    if "secrets" not in document["resources"][0].get("resources", ()):
+        return "does not name secrets among its resources"
+    if "identity" not in providers[-1]:
+        return "does not end its providers with identity"
+    return None

@@ -8,7 +8,8 @@ Below `<state>/pki/`: shared files at the top, one folder a host for what only t
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping
+import enum
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -182,8 +183,8 @@ class Inventory:
         }
 
 
-def _kubeconfigs(names: ClusterNames) -> Iterator[tuple[str, str, str, str]]:
-    """(file, stem of the pair, user's name in the file, server)."""
+def kubeconfigs(names: ClusterNames) -> Iterator[tuple[str, str, str, str]]:
+    """Every kubeconfig: (file, stem of the pair, user's name in the file, server)."""
     yield "admin.kubeconfig", "admin", "admin", names.outside_server
     yield "admin-inside.kubeconfig", "admin", "admin", names.server
     yield (
@@ -202,35 +203,54 @@ def _kubeconfigs(names: ClusterNames) -> Iterator[tuple[str, str, str, str]]:
 
 def _write_kubeconfigs(directory: Path, names: ClusterNames) -> Iterator[str]:
     ca_pem = (directory / "ca.pem").read_bytes()
-    for file, stem, user, server in _kubeconfigs(names):
+    for file, stem, user, server in kubeconfigs(names):
         cert, key = (directory / f"{stem}.pem").read_bytes(), (directory / f"{stem}-key.pem").read_bytes()
         document = kubeconfig.build(names.name, server, ca_pem, cert, key, user=user)
         if write_if_changed(directory / file, kubeconfig.dump(document), PRIVATE):
             yield f"{file}: written"
 
 
-def generate(state_dir: Path, names: ClusterNames, *, now: datetime.datetime | None = None) -> Inventory:
-    """Make the whole PKI below `<state_dir>/pki/`, or complete and renew the one that is there.
-
-    Keys are never replaced. A certificate is signed anew when it is absent, expired or about to expire, does
-    not chain to its authority, or does not say what the cluster's names ask for. Raises PKIError, OSError.
-    """
-    now = now or utc_now()
-    directory = state_dir / "pki"
-    directory.mkdir(parents=True, exist_ok=True)
-    directory.chmod(0o700)
+def _certificates(directory: Path, names: ClusterNames, now: datetime.datetime) -> Iterator[str]:
     authorities: dict[str, Authority] = {
         stem: ensure_authority(directory, stem, common_name, now=now)
         for stem, common_name in AUTHORITIES.items()
     }
-    changed: list[str] = []
     for leaf in leaves(names):
         done: Ensured = ensure_leaf(directory, leaf.stem, leaf.profile, authorities[leaf.authority], now=now)
         if done.reason is not None:
-            changed.append(f"{leaf.stem}.pem: {done.reason}")
+            yield f"{leaf.stem}.pem: {done.reason}"
     service_account = ensure_key(directory / "service-account-key.pem")
     ensure_public_key(directory / "service-account.pem", service_account)
-    if encryption.ensure(directory / "encryption-config.yaml"):
+
+
+class Part(enum.Enum):
+    """What a PKI is made of, in the order in which it is made."""
+
+    CERTIFICATES = "certificates"
+    KUBECONFIGS = "kubeconfigs"
+    ENCRYPTION = "encryption"
+
+
+def generate(
+    state_dir: Path,
+    names: ClusterNames,
+    *,
+    now: datetime.datetime | None = None,
+    parts: Collection[Part] = tuple(Part),
+) -> Inventory:
+    """Make the PKI (or `parts` of it) below `<state_dir>/pki/`, or complete and renew the one that is there.
+
+    Keys are never replaced. A certificate is signed anew when it is absent, expired or about to expire, does
+    not chain to its authority, or does not say what the cluster's names ask for. Raises PKIError, OSError.
+    """
+    directory = state_dir / "pki"
+    directory.mkdir(parents=True, exist_ok=True)
+    directory.chmod(0o700)
+    changed: list[str] = []
+    if Part.CERTIFICATES in parts:
+        changed += _certificates(directory, names, now or utc_now())
+    if Part.KUBECONFIGS in parts:
+        changed += _write_kubeconfigs(directory, names)
+    if Part.ENCRYPTION in parts and encryption.ensure(directory / "encryption-config.yaml"):
         changed.append("encryption-config.yaml: absent")
-    changed += _write_kubeconfigs(directory, names)
     return Inventory(directory, names, tuple(changed))
