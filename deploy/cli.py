@@ -14,10 +14,11 @@ from pathlib import Path
 
 from deploy import doctor, down, etcdtools, linux, packages, topology, why
 from deploy.chaos import commands as chaos
-from deploy.control import Control, HostDown, Refused
+from deploy.control import PROGRAMS, Control, HostDown, Refused
 from deploy.faults.fault import FaultError
 from deploy.goals import Reporter, tail
 from deploy.hosts import HostError
+from deploy.labs import command as labs
 from deploy.network import NetworkError
 from deploy.state import Busy, State
 from deploy.status import Looker
@@ -194,6 +195,7 @@ def _enter(context: Context, command: Sequence[str]) -> int:
     else:
         linux.enter(context.control().pid())
         os.chdir("/")
+    os.environ["PATH"] = os.pathsep.join([PROGRAMS, str(Path(sys.executable).parent), os.environ["PATH"]])
     pid = os.fork()
     if pid == 0:
         try:
@@ -302,7 +304,10 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     main_parser = argparse.ArgumentParser(prog="hardway", description=__doc__)
     main_parser.add_argument(
-        "--topology", type=Path, default=TOPOLOGIES / "lab.yaml", help="YAML file of the cluster"
+        "--topology",
+        type=Path,
+        default=Path(os.environ.get("HARDWAY_TOPOLOGY", TOPOLOGIES / "lab.yaml")),
+        help="YAML file of the cluster (default: $HARDWAY_TOPOLOGY, or deploy/topologies/lab.yaml)",
     )
     main_parser.add_argument(
         "--state", type=Path, help="state directory (default: .state/<name>, or $HARDWAY_STATE)"
@@ -351,6 +356,11 @@ def parser() -> argparse.ArgumentParser:
     explain = commands.add_parser("why", help="how the scheduler judged each node for a pod: why [ns/]pod")
     explain.add_argument("pod")
     explain.set_defaults(run=_why)
+    labs.add_command(commands).set_defaults(
+        run=lambda context: labs.run(
+            context.topology, context.state, context.arguments.topology, context.arguments
+        )
+    )
     tools = etcdtools.add_commands(commands)
     tools.set_defaults(run=lambda context: etcdtools.run(context.arguments))
     _host_commands(commands)
