@@ -97,11 +97,10 @@ def sentences(topology: Topology, state: State, lab: Lab, topology_file: Path) -
             return
         yield from check.results(step)
     terminal = executor.Terminal(topology_file, topology, state)
-    address = f"{topology.outside[0]}:{topology.outside[1]}"
     try:
         for command in (command for command in lab.commands if command.check):
             for host in terminal.hosts(command.where):
-                reason = executor.perform(terminal, command, host, address)
+                reason = executor.perform(terminal, command, host)
                 if reason is not None:
                     yield f"{host}: {command.check} ({reason})"
     finally:
@@ -128,7 +127,7 @@ def run_labs(topology: Topology, state: State, labs: Sequence[Lab], topology_fil
     terminal = executor.Terminal(topology_file, topology, state)
     try:
         records = executor.execute(
-            terminal, labs, lambda lab: list(sentences(topology, state, lab, topology_file)), topology
+            terminal, labs, lambda lab: list(sentences(topology, state, lab, topology_file))
         )
     finally:
         terminal.close()

@@ -85,14 +85,18 @@ class Terminal:
         except TopologyError:
             return {"host": host}
 
+    def localized(self, host: str, text: str) -> str:
+        """A text as this lab needs it: on the workstation the balancer may have another port."""
+        address, port = self._topology.outside
+        return text.replace(OUTSIDE, f"{address}:{port}") if host == WORKSTATION else text
+
     def type(self, host: str, text: str, *, timeout: float = TIMEOUT) -> Outcome:
         """Type commands on a host. Raises SessionLost."""
         session = self._sessions.get(host)
         if session is None:
             session = self._sessions[host] = self._open(host)
-        address, port = self._topology.outside
         try:
-            return session.run(text.replace(OUTSIDE, f"{address}:{port}"), timeout=timeout)
+            return session.run(self.localized(host, text), timeout=timeout)
         except SessionLost:
             del self._sessions[host]
             session.abandon()
@@ -117,34 +121,36 @@ class Terminal:
         self._home.cleanup()
 
 
-def verdict(command: Command, outcome: Outcome, facts: Mapping[str, str], address: str) -> str | None:
-    """What is wrong with an outcome, or None."""
+def verdict(command: Command, expected: str, outcome: Outcome, facts: Mapping[str, str]) -> str | None:
+    """What is wrong with an outcome, or None; `expected` only counts for a command that has output to be
+    compared."""
     if outcome.failed and command.expected is None:
         code, _, what = outcome.failed.partition(" ")
         printed = outcome.output.strip().splitlines()
         return f"`{what.strip()}` ended with {code}; it printed {' / '.join(printed[-3:])!r}"
     if command.expected is None:
         return None
-    difference = compare(command.expected.replace(OUTSIDE, address), outcome.output, facts)
+    difference = compare(expected, outcome.output, facts)
     return None if difference is None else str(difference)
 
 
-def perform(terminal: Terminal, command: Command, host: str, address: str) -> str | None:
+def perform(terminal: Terminal, command: Command, host: str) -> str | None:
     """Type one command on one host, again and again where the lab says that it takes a while; what is wrong
     with the last outcome, or None."""
     deadline = time.monotonic() + command.within
+    expected = terminal.localized(host, command.expected or "")
     while True:
         try:
             outcome = terminal.type(host, command.text)
         except SessionLost as error:
             return str(error)
-        reason = verdict(command, outcome, terminal.facts(host), address)
+        reason = verdict(command, expected, outcome, terminal.facts(host))
         if reason is None or time.monotonic() >= deadline:
             return reason
         time.sleep(POLL)
 
 
-def faults(terminal: Terminal, lab: Lab, record: Record, address: str) -> Iterator[Fault]:
+def faults(terminal: Terminal, lab: Lab, record: Record) -> Iterator[Fault]:
     """Execute a lab; every fault as it is found."""
     for command in lab.commands:
         if command.where == ELSEWHERE:
@@ -152,7 +158,7 @@ def faults(terminal: Terminal, lab: Lab, record: Record, address: str) -> Iterat
         for host in terminal.hosts(command.where):
             record.commands += 1
             record.compared += command.expected is not None
-            reason = perform(terminal, command, host, address)
+            reason = perform(terminal, command, host)
             if reason is not None:
                 yield Fault(lab, command, host, reason)
     terminal.leave()
@@ -162,18 +168,16 @@ def execute(
     terminal: Terminal,
     labs: Iterable[Lab],
     check: Callable[[Lab], Sequence[str]],
-    topology: Topology,
     say: Callable[[str], None] = print,
 ) -> list[Record]:
     """Execute labs one after another, and after each check it as `hardway lab check` does; stop at the first
     lab with a fault, since the next ones stand on it."""
-    address = f"{topology.outside[0]}:{topology.outside[1]}"
     records: list[Record] = []
     for lab in labs:
         record = Record(lab)
         records.append(record)
         started = time.monotonic()
-        for fault in faults(terminal, lab, record, address):
+        for fault in faults(terminal, lab, record):
             record.faults.append(fault)
             say(f"DIFFERENCE {fault}")
             break
