@@ -60,8 +60,8 @@ CONTROL_PLANE = Step(
         "/etc/kubernetes/cloud-config.yaml",
         "/etc/haproxy/haproxy.cfg",
     ),
-    units=("apiserver", "controllers", "scheduler", "haproxy"),
-    addons=("10-apiserver-to-kubelet", "15-network-policy"),
+    units=("apiserver", "controllers", "scheduler", "cloudcontroller", "haproxy"),
+    addons=("10-apiserver-to-kubelet", "12-cloud-controller-manager", "15-network-policy"),
 )
 WORKERS = Step(
     lab=8,
@@ -74,7 +74,12 @@ WORKERS = Step(
     ),
     units=("containerd", "kubelet", "kubeproxy"),
 )
-CLUSTER_DNS = Step(lab=11, name="cluster DNS", addons=("20-cluster-dns",))
+CLUSTER_DNS = Step(
+    lab=11,
+    name="cluster DNS",
+    units=("metricsserver",),
+    addons=("20-cluster-dns", "30-local-path", "30-metrics-server"),
+)
 STEPS: tuple[Step, ...] = (
     HOSTS,
     CERTIFICATES,

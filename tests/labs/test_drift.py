@@ -156,5 +156,4 @@ def test_configurations_in_the_labs_are_those_of_the_bring_up() -> None:
                 assert content in planned[path], f"{lab.path.name}: {path}"
                 written.add(path)
     given = {"/etc/hostname", "/etc/resolv.conf"}
-    if len(labs) >= 8:
-        assert written == set(planned) - given - COMPUTED
+    assert written == set(planned) - given - COMPUTED

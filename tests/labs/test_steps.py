@@ -13,6 +13,7 @@ from deploy.labs import text
 from deploy.state import State
 from deploy.steps import STEPS, StepError
 from deploy.topology import TOPOLOGIES, Host, load
+from deploy.units import TABLE
 from deploy.up import Raise
 from pki.layout import Part, generate
 
@@ -59,12 +60,8 @@ def test_a_part_of_the_steps_plans_a_part_of_the_files(tmp_path: Path) -> None:
         return {*run.files(host, inventory, MACHINE), *(unit.name for unit in run.units(host))}
 
     everything = planned(99)
-    assert everything == set(Raise(LAB, state, Reporter()).files(host, inventory, MACHINE)) | {
-        "etcdlite",
-        "apiserver",
-        "controllers",
-        "scheduler",
-    }
+    units = TABLE[host.role]
+    assert everything == {*Raise(LAB, state, Reporter()).files(host, inventory, MACHINE), *units}
     assert planned(2) == set()
     assert planned(3) == {"/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/etc/hardway/host.env"}
     assert "etcdlite" not in planned(6) and "etcdlite" in planned(7)
