@@ -11,7 +11,7 @@ READY  := $(VENV)/.ready
 
 PACKAGES := apimachinery apiserver cloudcontroller clusterdns componentbase controllers deploy etcdlite kubeclient kubelet kubeproxy metricsserver pki scheduler
 
-.PHONY: help up down status smoke chaos test unit e2e simulate robustness verify fix bench clean generate
+.PHONY: help up down status smoke labs chaos test unit e2e simulate robustness verify fix bench clean generate
 
 help: ## Show the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ smoke: $(READY) ## The classic checklist, from outside, on the running cluster
 chaos: $(READY) ## Kill members and daemons under load; prove that nothing acknowledged is lost
 	@$(BIN)/hardway chaos
 
+labs: $(TESTS) ## Type every command of every lab on a fresh lab, compare what it prints
+	@$(BIN)/hardway --state .state/labs clean > /dev/null
+	@$(BIN)/hardway --state .state/labs lab run; code=$$?; $(BIN)/hardway --state .state/labs clean > /dev/null; exit $$code
+
 test: verify unit e2e ## Everything CI checks: static checks, unit tests, end-to-end tests
 
 unit: $(TESTS) ## Tests that need no cluster
@@ -39,6 +43,7 @@ unit: $(TESTS) ## Tests that need no cluster
 
 e2e: $(TESTS) ## Raise a cluster of its own, drive real clients against it, tear it down
 	@$(BIN)/pytest -q -m e2e tests/e2e
+	@$(BIN)/pytest -q -m e2e tests/labs
 
 simulate: $(READY) ## 10,000 seeds of the consensus simulation
 	@$(BIN)/python -m tests.etcdlite.simulation --seeds 10000

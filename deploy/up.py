@@ -111,6 +111,10 @@ class Raise:
         """The command line into a host."""
         return Control(host.name, self.state.socket(host.name))
 
+    def root(self, host: Host) -> Path:
+        """The file tree of a host that is up, seen from here. Raises HostDown."""
+        return Path(f"/proc/{self.control(host).pid()}/root")
+
     # -- before anything is forked
     # -----------------------------------------------------------------------------
 
@@ -207,7 +211,7 @@ class Raise:
         for host in up:
             if host.role == "controller":
                 with contextlib.suppress(HostDown):
-                    hosts.write_files(Path(f"/proc/{self.control(host).pid()}/root"), files)
+                    hosts.write_files(self.root(host), files)
 
     def refuse_bare(self, up: Iterable[Host]) -> None:
         """Hosts that were raised for the labs have no warm daemons to be started. Raises UpError."""
@@ -329,7 +333,7 @@ class Raise:
             cidr = api.get(f"/api/v1/nodes/{host.name}").get("spec", {}).get("podCIDR")
             if not cidr:
                 return "the node has no podCIDR yet"
-            root = Path(f"/proc/{self.control(host).pid()}/root")
+            root = self.root(host)
             hosts.write_files(root, {configs.CNI_CONF: (configs.cni_conflist(cidr).encode(), 0o644)})
         except (Unreachable, APIError, HostDown, OSError) as error:
             return str(error)

@@ -17,9 +17,9 @@ from deploy.api import Api, APIError, Unreachable, collection_path
 from deploy.control import HostDown
 from deploy.goals import pursue
 from deploy.images import catalogue
+from deploy.labs import commandlines
 from deploy.labs.prepare import Prepare
 from deploy.steps import WORKERS, Step
-from deploy.systemd import unitfile
 from deploy.topology import Host
 from deploy.units import Unit
 from deploy.up import ROOT, Background, Building, ImageImport, Images
@@ -45,17 +45,6 @@ def text_difference(expected: bytes, found: bytes) -> str:
     return "differs in blanks or line ends"
 
 
-def argument_difference(expected: tuple[str, ...], found: tuple[str, ...]) -> str | None:
-    """The first argument in which a command line is not what it must be."""
-    for argument in expected:
-        if argument not in found:
-            flag = argument.partition("=")[0]
-            instead = next((other for other in found if other.partition("=")[0] == flag), None)
-            return f"runs with {instead}, must be {argument}" if instead else f"runs without {argument}"
-    extra = next((argument for argument in found if argument not in expected), None)
-    return None if extra is None else f"runs with {extra}, which is too much"
-
-
 def lacks(wanted: object, found: object, path: str = "") -> str | None:
     """What of an object as it was applied is not so in the object as it is stored, or None."""
     if isinstance(wanted, Mapping) and isinstance(found, Mapping):
@@ -79,7 +68,7 @@ class Check(Prepare):
             yield from self._pki(step.makes, inventory)
         for host in self.topology.hosts:
             try:
-                root = Path(f"/proc/{self.control(host).pid()}/root")
+                root = self.root(host)
                 yield from self._files(host, root, inventory)
                 yield from self._units(host, root)
             except HostDown as error:
@@ -127,7 +116,7 @@ class Check(Prepare):
 
     def _units(self, host: Host, root: Path) -> Iterator[str]:
         units = self.units(host)
-        states = self.control(host).call("status")["units"] if units else {}
+        states = self.states(host) if units else {}
         for unit in units:
             yield from self._unit(host, root, unit, states.get(unit.name))
 
@@ -148,10 +137,8 @@ class Check(Prepare):
         link = root / systemd.WANTS.lstrip("/") / f"{unit.name}.service"
         if not link.is_symlink():
             yield f"{name} is not enabled, so it stays away when its host is raised again"
-        running = command_of(root, int(state["pid"]))
-        # /usr/bin/env has become the program itself: what follows `python` is `-m` and the package.
-        expected = unitfile.command_line(unit)[2:]
-        if difference := argument_difference(expected, running):
+        running = commandlines.running(root, int(state["pid"]))
+        if difference := commandlines.difference(commandlines.wanted(unit), running):
             yield f"{host.name}: {unit.name} {difference}"
 
     # -- what it brings about
@@ -197,7 +184,7 @@ class Check(Prepare):
             except (Unreachable, APIError) as error:
                 yield f"node {host.name} cannot be read: {error}"
                 continue
-            file = Path(f"/proc/{self.control(host).pid()}/root{configs.CNI_CONF}")
+            file = self.root(host) / configs.CNI_CONF.lstrip("/")
             if not cidr:
                 yield f"node {host.name} has no podCIDR"
             elif not file.exists():
@@ -241,9 +228,3 @@ def kubeconfig_flaw(inventory: Inventory, file: str, stem: str, user: str, serve
         if getattr(found, field) != getattr(wanted, field):
             return what
     return None if path.read_bytes() == kubeconfig.dump(expected) else "names or order are not as in the lab"
-
-
-def command_of(root: Path, pid: int) -> tuple[str, ...]:
-    """The command line of a process of the host, without its program."""
-    text = (root / "proc" / str(pid) / "cmdline").read_bytes().decode(errors="replace")
-    return tuple(text.rstrip("\0").split("\0"))[1:]

@@ -7,15 +7,17 @@ are put on running hosts, and daemons are services that the host's `systemctl` s
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Any
 
 from deploy import configs, doctor, hosts, systemd
 from deploy.control import Refused
 from deploy.goals import Goal, Missed, pursue
 from deploy.hosts import HostPlan
+from deploy.labs import commandlines
 from deploy.steps import CLUSTER_DNS, HOSTS, WORKERS
+from deploy.systemd import systemctl
 from deploy.topology import Host
 from deploy.units import Unit
 from deploy.up import Images, Raise, UpError
@@ -53,7 +55,7 @@ class Prepare(Raise):
         """Put the steps' files on the hosts, and start their daemons as services."""
         machine = doctor.machine()
         for host in self.topology.hosts:
-            root = Path(f"/proc/{self.control(host).pid()}/root")
+            root = self.root(host)
             hosts.write_files(root, self.files(host, inventory, machine))
         for host in self.topology.hosts:
             units = self.units(host)
@@ -64,7 +66,7 @@ class Prepare(Raise):
 
     def _install_service(self, host: Host, unit: Unit) -> None:
         file = f"{systemd.DIRECTORY}/{unit.name}.service"
-        root = Path(f"/proc/{self.control(host).pid()}/root")
+        root = self.root(host)
         service = (systemd.HERE / f"{unit.name}.service").read_bytes()
         hosts.write_files(root, {file: (service, 0o644)})
         link = root / systemd.WANTS.lstrip("/") / f"{unit.name}.service"
@@ -72,11 +74,21 @@ class Prepare(Raise):
         if not link.is_symlink():
             link.symlink_to(file)
         control = self.control(host)
-        control.call("reload")
         try:
+            control.call("reload")
+            state = self.states(host).get(unit.name)
+            if state and state["state"] == "running":
+                running = commandlines.running(root, int(state["pid"]))
+                if commandlines.difference(commandlines.wanted(unit), running):
+                    systemctl.stop(control, unit.name)
             control.call("start", unit=unit.name)
         except Refused as error:
             raise UpError(str(error)) from error
+
+    def states(self, host: Host) -> Mapping[str, Mapping[str, Any]]:
+        """What the host's supervisor says of each unit it knows. Raises HostDown."""
+        units: Mapping[str, Mapping[str, Any]] = self.control(host).call("status")["units"]
+        return units
 
     def run(self) -> Sequence[Missed]:
         """Take the steps; what it returns was not reached in time. Raises UpError, and errors of the
