@@ -37,6 +37,7 @@ PACKAGES = (
     Package("haproxy", "haproxy", "balances the apiservers"),
     Package("busybox-static", "/bin/busybox", "is the content of the example images"),
     Package("etcd-client", "etcdctl", "asks the store's members (status, smoke test)"),
+    Package("faketime", "faketime", "shifts the clock of a daemon (chaos)"),
     Package("curl", "curl", "is a client of the smoke test"),
 )
 

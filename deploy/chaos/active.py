@@ -259,13 +259,15 @@ def keep(lab: Lab) -> None:
         if not free:
             return
         idle_since = time.monotonic()
-        while lab.folder.is_dir() and time.monotonic() - idle_since < KEEPER_IDLE:
-            if active(lab):
-                idle_since = time.monotonic()
+        while lab.folder.is_dir():
             try:
                 sweep(lab)
             except Exception as error:
                 print(f"keeper: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            now = time.monotonic()
+            idle_since = now if active(lab) else idle_since
+            if now - idle_since >= KEEPER_IDLE:
+                return
             time.sleep(KEEPER_INTERVAL)
 
 

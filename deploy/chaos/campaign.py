@@ -7,18 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from apimachinery import errors
 from deploy.chaos import active, report
 from deploy.chaos.lab import Lab
 from deploy.chaos.record import Run
-from deploy.chaos.runner import NotReady, run_scenario
+from deploy.chaos.runner import run_scenario
 from deploy.chaos.schema import Scenario
 from deploy.chaos.verdict import Finding, Verdict, decide
 from deploy.status import table
-from kubeclient.rest import ConnectionFailed
 
 SHOWN = 8
-CANNOT_BEGIN = (NotReady, ConnectionFailed, errors.StatusError, TimeoutError, OSError)
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ def _one(lab: Lab, scenario: Scenario, seed: int) -> Result:
     started = time.monotonic()
     try:
         done = run_scenario(lab, scenario, seed, lambda line: print(f"  {line}", flush=True))
-    except CANNOT_BEGIN as error:
+    except Exception as error:
         done = Run(scenario, seed, broken=f"{type(error).__name__}: {error}")
     finally:
         active.sweep(lab)

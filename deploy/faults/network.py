@@ -61,9 +61,8 @@ def partitioned(
 
     With `ports`, only TCP from or to one of them is dropped: a store's peer port (2380) cuts consensus and
     leaves clients alone. `in` drops what arrives and lets out what is sent; `out` the reverse: one such fault
-    makes a one-way link. `table` names the rules for another process, which makes the same fault again
-    to undo it; without it the name is this process' own. Loopback is never touched. What is forwarded for
-    pods is cut like the host's own.
+    makes a one-way link. Loopback is never touched. What is forwarded for pods is cut like the host's own.
+    `table` names the rules for another process, which can then make the same fault again and undo it.
     """
     rules = _rules(peers, ports, direction, "drop")
     return _filtered(

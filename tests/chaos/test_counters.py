@@ -61,6 +61,27 @@ def test_reads(reads: list[tuple[int, float, float]], words: str | None) -> None
     assert [each.what for each in stale_reads(history)] == ([words] if words else [])
 
 
+@pytest.mark.parametrize(
+    ("before", "listed", "after", "words"),
+    [
+        ([0], 2, [], None),  # 1 was overwritten before the list
+        ([0, 1, 2], 2, [], None),
+        ([0], 1, [2], None),
+        ([0, 1], 0, [2], "watch showed 0 after 1"),  # the list went back in time
+        ([], 1, [], "watch never showed [2] (1 in all)"),
+    ],
+)
+def test_a_watcher_that_is_sent_to_list(
+    before: list[int], listed: int, after: list[int], words: str | None
+) -> None:
+    history = written()
+    history.watched = [("a", number) for number in before]
+    history.relisted({"a": listed})
+    history.watched += [("a", number) for number in after]
+    found = [each.what for each in watch_violations(history, history.watched)]
+    assert found == ([words] if words else [])
+
+
 def test_gap_counts_the_ends_of_the_window() -> None:
     times = [0.0, 1.0, 2.0]
     assert longest_gap(times, 0.0, 2.0) == 1.0

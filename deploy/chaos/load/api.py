@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
 
 from apimachinery import errors
 from componentbase.backoff import Backoff
@@ -22,6 +23,12 @@ REQUEST_TIMEOUT = 10.0
 SETUP_TIMEOUT = 30.0
 CATCH_UP = 60.0
 FAILURES = (errors.StatusError, ConnectionFailed, TimeoutError)
+
+
+def numbers(items: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """What each of our objects holds."""
+    ours = (item for item in items if "n" in (item.get("data") or {}))
+    return {item["metadata"]["name"]: int(item["data"]["n"]) for item in ours}
 
 
 class Load:
@@ -71,11 +78,7 @@ class Load:
         """What the cluster holds now. Raises what the client raises."""
         async with asyncio.timeout(SETUP_TIMEOUT):
             listed = await self._client.list(CONFIGMAPS, self._namespace)
-        return {
-            item["metadata"]["name"]: int(item["data"]["n"])
-            for item in listed["items"]
-            if "n" in (item.get("data") or {})
-        }
+        return numbers(listed["items"])
 
     async def _write(self, names: list[str]) -> None:
         number, backoff = 0, Backoff(0.05, 0.5)
@@ -135,8 +138,18 @@ class Load:
                         self.counters.watched.append((event.object["metadata"]["name"], number))
             except FAILURES as error:
                 if errors.is_gone(error):
-                    raise
+                    version = await self._relist(version)
             await asyncio.sleep(backoff.next())
+
+    async def _relist(self, version: str) -> str:
+        """What an informer does when history is gone; the version to watch from, on failure the same."""
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT):
+                listed = await self._client.list(CONFIGMAPS, self._namespace)
+        except FAILURES:
+            return version
+        self.counters.relisted(numbers(listed["items"]))
+        return str(listed["metadata"]["resourceVersion"])
 
     async def _caught_up(self) -> None:
         """Until the watcher has shown the last acknowledged number of every object, or CATCH_UP is over."""

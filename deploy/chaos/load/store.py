@@ -110,6 +110,7 @@ class Client:
                 await asyncio.sleep(backoff.next())
 
     async def step(self) -> bool:
+        """One request, by chance."""
         key, dice = self.random.choice(self.keys), self.random.random()
         if dice < 0.45:
             return await self.put(key)
@@ -202,6 +203,13 @@ class Client:
         return response is not None
 
 
+class Reader(Client):
+    """Reads only, from one member only: whatever becomes of that member, what it says must be so."""
+
+    async def step(self) -> bool:
+        return await self.get(self.random.choice(self.keys))
+
+
 def _event(event: Any) -> Event:
     key = event.kv.key.decode()
     return Event(event.kv.mod_revision, key, None if event.type else _value(event.kv))
@@ -269,12 +277,16 @@ class Load:
         self.reached = 0
         self.final = 0
 
-    def store(self, first: int = 0) -> EtcdClient:
+    def store(self, first: int = 0, *, only: bool = False) -> EtcdClient:
+        """A client of all members that begins with one of them, or of that one alone."""
         urls = list(self.plan.members.values())
         urls = urls[first % len(urls) :] + urls[: first % len(urls)]
         pki = self.plan.pki
         return EtcdClient(
-            urls, ca=pki / "etcd-ca.pem", cert=pki / "etcd-client.pem", key=pki / "etcd-client-key.pem"
+            urls[:1] if only else urls,
+            ca=pki / "etcd-ca.pem",
+            cert=pki / "etcd-client.pem",
+            key=pki / "etcd-client-key.pem",
         )
 
     def take_batch(self, batch: Any) -> None:
@@ -320,10 +332,13 @@ class Load:
         return bool(self.final) and self.reached >= self.final
 
     async def work(self, stack: contextlib.AsyncExitStack) -> None:
-        clients = []
+        clients: list[Client] = []
         for number in range(self.plan.clients):
             store = await stack.enter_async_context(self.store(number))
             clients.append(Client(f"c{number}", self.plan, self.recorder, store))
+        for number, host in enumerate(self.plan.members):
+            store = await stack.enter_async_context(self.store(number, only=True))
+            clients.append(Reader(f"reader of {host}", self.plan, self.recorder, store))
         print("ready", flush=True)
         async with asyncio.TaskGroup() as working:
             for client in clients:
