@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from apimachinery import errors
+from componentbase.backoff import Backoff
 from deploy import probes
 from deploy.chaos import active, targets
 from deploy.chaos.lab import Lab
@@ -33,11 +34,11 @@ READY_TIMEOUT = 90.0
 RECOVERY_TIMEOUT = 120.0
 CHOICE_TIMEOUT = 20.0
 STOP_TIMEOUT = 120.0
+TIDY_TIMEOUT = 30.0
 STEADY = 2.0  # seconds of work before the schedule begins, and after everything is back
 # A fault that its scenario does not undo in time (because this process hangs) is undone by the keeper.
 MARGIN = 180.0
 POLL = 0.1
-FAILURES = (errors.StatusError, ConnectionFailed, TimeoutError)
 INJECTING = (FaultError, HostDown, Refused, OSError, ValueError)
 Say = Callable[[str], None]
 
@@ -298,9 +299,18 @@ class Execution:
         self.run.bindings = [(int(revision), uid, node) for revision, uid, node in document["bindings"]]
 
     async def tidy(self) -> None:
-        with contextlib.suppress(*FAILURES):
-            async with asyncio.timeout(10):
-                await self.client.delete(NAMESPACES, self.namespace)
+        """Remove the namespace; a cluster that is not well yet is asked again."""
+        backoff = Backoff(0.2, 2.0)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(TIDY_TIMEOUT):
+                while True:
+                    try:
+                        await self.client.delete(NAMESPACES, self.namespace)
+                        return
+                    except (errors.StatusError, ConnectionFailed) as error:
+                        if errors.is_not_found(error):
+                            return
+                    await asyncio.sleep(backoff.next())
 
 
 def run_scenario(lab: Lab, scenario: Scenario, seed: int, say: Say) -> Run:
