@@ -40,6 +40,7 @@ svg .host2 { fill: var(--h2); } svg .host3 { fill: var(--h3); } svg .host4 { fil
 svg .line { fill: none; stroke-width: 1.6; } svg .line.store { stroke: var(--store); }
 svg .line.api { stroke: var(--api); } svg .area.store { fill: var(--store); opacity: .14; }
 svg .area.api { fill: var(--api); opacity: .14; }
+.item { white-space: nowrap; }
 .key { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin: 0 .3em 0 .9em; }
 """
 LEGEND = (
@@ -129,8 +130,9 @@ def page(title: str, pairs: Sequence[tuple[Run, Verdict]]) -> str:
     violations = sum(verdict.violations for _, verdict in pairs)
     words = f"{violations} violations" if violations else "0 violations: everything held"
     kind = "violated" if violations else "held"
-    legend = "".join(
-        f'<span class="key" style="background: var({colour})"></span>{escape(meaning)}'
+    legend = " ".join(
+        f'<span class="item"><span class="key" style="background: var({colour})"></span>'
+        f"{escape(meaning)}</span>"
         for colour, meaning in LEGEND
     )
     return (

@@ -68,7 +68,7 @@ class _Picture:
 
     def lane(self, name: str, height: float, draw: Callable[[float, float], None]) -> None:
         """A labelled strip of the picture."""
-        self.parts.append(_text(LEFT - 10, self.y + min(height / 2 + 4, 20), name, "name", "end"))
+        self.parts.append(_text(LEFT - 10, self.y + min(height / 2 + 4, 14), name, "name", "end"))
         draw(self.y, height)
         self.y += height + GAP
 
@@ -136,7 +136,7 @@ class _Picture:
         most = max(1, *(max(counts) for _, counts in series))
         for kind, counts in series:
             self.curve(counts[:-1] or counts, top, height, most, kind)
-        self.parts.append(_text(LEFT - 10, top + 34, f"to {most / BIN:.0f}/s", "small", "end"))
+        self.parts.append(_text(LEFT - 10, top + 28, f"to {most / BIN:.0f}/s", "small", "end"))
 
     def curve(self, counts: Sequence[int], top: float, height: float, most: int, kind: str) -> None:
         points = [
@@ -160,7 +160,7 @@ class _Picture:
                 at, tall = self.start + index * BIN, height * count / most
                 words = f"{count} failed requests at {index * BIN:.1f} s"
                 self.parts.append(_rect(self.x(at), top + height - tall, width - 0.5, tall, "bad", words))
-        self.parts.append(_text(LEFT - 10, top + 30, f"{sum(counts)} in all", "small", "end"))
+        self.parts.append(_text(LEFT - 10, top + 28, f"{sum(counts)} in all", "small", "end"))
 
     def service(self, top: float, height: float) -> None:
         """Per worker, whether the Service answered; above it a line would only repeat the Deployment's."""

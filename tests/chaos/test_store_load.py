@@ -7,9 +7,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import grpc
 import pytest
 
+from componentbase.grpcwire.status import Code
 from deploy.chaos.load import store
 from deploy.chaos.load.store import Client, Plan, Recorder
 from deploy.judge.model import Get, Put, Response
@@ -74,11 +74,11 @@ def test_values_are_never_repeated() -> None:
         (OutcomeUnknown("lost"), True),
         (Unavailable("nobody there"), False),
         (
-            RequestFailed(grpc.StatusCode.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded"),
+            RequestFailed(Code.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded"),
             False,
         ),
-        (RequestFailed(grpc.StatusCode.INTERNAL, "disk broke"), True),  # it may have been written before
-        (RequestFailed(grpc.StatusCode.UNKNOWN, "?"), True),
+        (RequestFailed(Code.INTERNAL, "disk broke"), True),  # it may have been written before
+        (RequestFailed(Code.UNKNOWN, "?"), True),
     ],
 )
 def test_a_failed_write_is_unknown_unless_it_certainly_was_not_made(error: Exception, unknown: bool) -> None:
@@ -90,7 +90,7 @@ def test_a_failed_write_is_unknown_unless_it_certainly_was_not_made(error: Excep
 
 
 def test_a_failed_read_changed_nothing() -> None:
-    one = client(FakeStore(RequestFailed(grpc.StatusCode.INTERNAL, "disk broke")))
+    one = client(FakeStore(RequestFailed(Code.INTERNAL, "disk broke")))
     asyncio.run(one.get("/p/k0"))
     assert not one.recorder.calls[0].unknown
 
