@@ -243,8 +243,10 @@ def ensure_keeper(lab: Lab) -> None:
             return
     argv = [sys.executable, "-m", "deploy.chaos.keeper", str(lab.topology_file), str(lab.state.root)]
     with (lab.folder / "keeper.log").open("ab") as log:
-        subprocess.Popen(
-            argv,
+        # By way of a shell that ends at once: a keeper is nobody's child, so nobody has to wait for its end.
+        subprocess.run(
+            ["sh", "-c", '"$@" &', "sh", *argv],
+            check=True,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -254,19 +256,21 @@ def ensure_keeper(lab: Lab) -> None:
 
 
 def keep(lab: Lab) -> None:
-    """The life of a keeper: while any fault is in force, undo what is due. One at a time a cluster."""
+    """The life of a keeper: undo what is due, while any fault is in force and a while longer, as long as the
+    cluster is up. One at a time a cluster.
+    """
     with _locked(lab, "keeper.lock", wait=False) as free:
         if not free:
             return
         idle_since = time.monotonic()
-        while lab.folder.is_dir():
+        while True:
             try:
                 sweep(lab)
             except Exception as error:
                 print(f"keeper: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             now = time.monotonic()
             idle_since = now if active(lab) else idle_since
-            if now - idle_since >= KEEPER_IDLE:
+            if now - idle_since >= KEEPER_IDLE or not lab.state.run.is_dir():
                 return
             time.sleep(KEEPER_INTERVAL)
 

@@ -162,7 +162,7 @@ def test_a_keeper_undoes_what_is_due_and_ends(
     lab: Lab, done: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(active, "KEEPER_INTERVAL", 0.0)
-    monkeypatch.setattr(active, "KEEPER_IDLE", 0.0)
+    monkeypatch.setattr(active, "KEEPER_IDLE", 1e9)  # the cluster is not up: it does not stay
     active.inject(lab, "pause", STORE, 1e-9)
     active.keep(lab)
     assert done == ["+pause controller-0/etcdlite", "-pause controller-0/etcdlite"]
