@@ -61,11 +61,18 @@ async def _add(client: RestClient, surface: Surface, group: str, version: str, p
 
 
 async def fetch(client: RestClient, path: str) -> dict[str, Any]:
-    """GET a path outside the resources; raises StatusError for an error status."""
+    """GET a path outside the resources.
+
+    Raises StatusError for an error status, and for an answer that is no JSON object: an aggregated API server
+    that is not there is answered for in plain text.
+    """
     response = await client.raw("GET", path, headers={"Accept": "application/json"})
-    body: dict[str, Any] = response.json() if response.content else {}
-    if response.status >= 400:
-        raise (
-            errors.StatusError(body) if body.get("kind") == "Status" else errors.internal_error(f"GET {path}")
-        )
-    return body
+    try:
+        body = response.json() if response.content else {}
+    except ValueError:
+        body = None
+    if isinstance(body, dict) and response.status < 400:
+        return body
+    if isinstance(body, dict) and body.get("kind") == "Status":
+        raise errors.StatusError(body)
+    raise errors.internal_error(f"GET {path}: {response.status}")
