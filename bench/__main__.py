@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from bench import cluster, dns, proxy, scheduler, store
+from bench import api, cluster, controllers, dns, hollow, proxy, scheduler, store
 
 MEASUREMENTS = {
+    "api": api.main,
     "cluster": cluster.main,
+    "controllers": controllers.main,
     "scheduler": scheduler.main,
+    "hollow": hollow.main,
     "proxy": proxy.main,
     "dns": dns.main,
     "store": store.main,

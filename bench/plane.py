@@ -95,6 +95,7 @@ class Plane:
                 "secure-port": str(free_port()),
                 "bind-address": "127.0.0.1",
                 "leader-elect": "true",
+                "use-service-account-credentials": "true",
                 "allocate-node-cidrs": "true",
                 "cluster-cidr": POD_CIDR,
                 "service-cluster-ip-range": "10.32.0.0/24",
