@@ -133,13 +133,16 @@ class NodeAgent:
         return status
 
     async def report(self) -> None:
-        """Write the status if it changed, or was not written for long. Raises what the client raises."""
-        status = await self._status()
-        now = self._clock.monotonic()
-        same = self._reported is not None and essence(self._reported) == essence(status)
-        if same and now - self._reported_at < self._report_every:
-            return
+        """Write the status if it changed, or others changed its conditions (the node was taken for lost while
+        this process stood still), or it was not written for long. Raises what the client raises.
+        """
         try:
+            # From the server's cache: a stale answer costs one patch that changes nothing.
+            self._node = await self._client.get(NODES, self._spec.name, params={"resourceVersion": "0"})
+            status = await self._status()
+            now = self._clock.monotonic()
+            if self._stands(status) and now - self._reported_at < self._report_every:
+                return
             self._node = await self._client.patch(
                 NODES, self._spec.name, {"status": status}, content_type=STRATEGIC, subresource="status"
             )
@@ -150,6 +153,15 @@ class NodeAgent:
                 return
             raise
         self._reported, self._reported_at = status, now
+
+    def _stands(self, status: Object) -> bool:
+        """Whether what was reported last is this status, and the node's conditions still say so."""
+        if self._reported is None or essence(self._reported) != essence(status):
+            return False
+        held = {
+            each["type"]: each["status"] for each in (self._node.get("status") or {}).get("conditions") or ()
+        }
+        return all(held.get(each["type"]) == each["status"] for each in status["conditions"])
 
     async def _renew(self) -> None:
         """Write the time into the Lease; a conflict or absence is settled by reading it anew."""

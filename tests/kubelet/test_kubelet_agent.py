@@ -203,3 +203,20 @@ def test_deletion_interrupts_a_pod_that_cannot_start(play: Callable[..., None]) 
         await world.api.until(lambda: world.api.pod("p") is None)
 
     play(scenario)
+
+
+def test_a_node_that_was_given_up_says_at_once_that_it_is_back(play: Callable[..., None]) -> None:
+    """A kubelet that was stopped for a while finds its Ready condition Unknown, though its own view is the
+    same."""
+
+    async def scenario(world: World) -> None:
+        await world.api.until(lambda: NODE in world.api.objects and world.condition(NODE, "Ready") == "True")
+        assert world.kubelet is not None
+        await world.kubelet.node.report()
+        for condition in world.api.objects[NODE]["status"]["conditions"]:
+            condition.update(status="Unknown", reason="NodeStatusUnknown")
+        await world.kubelet.node.report()
+        assert world.condition(NODE, "Ready") == "True"
+        assert world.condition(NODE, "MemoryPressure") == "False"
+
+    play(scenario)
