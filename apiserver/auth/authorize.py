@@ -21,9 +21,11 @@ class Decision(Enum):
     NO_OPINION = "no opinion"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Attributes:
-    """What is decided about (`authorization/v1` ResourceAttributes / NonResourceAttributes plus the user)."""
+    """What is decided about (`authorization/v1` ResourceAttributes / NonResourceAttributes plus the user).
+    Nobody changes one; see RequestInfo.
+    """
 
     user: User
     verb: str

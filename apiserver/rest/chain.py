@@ -34,6 +34,7 @@ from apiserver.rest.message import (
     head_of,
     make_headers,
 )
+from apiserver.rest.meters import Meters
 from componentbase import metrics
 
 logger = logging.getLogger("apiserver.chain")
@@ -43,14 +44,6 @@ STATE = "hardway.request"
 
 Handler = Callable[[Request], Awaitable[Answer]]
 
-REQUESTS = metrics.counter(
-    "apiserver_request",
-    "Counter of apiserver requests.",
-    ("verb", "group", "version", "resource", "subresource", "scope", "code"),
-)
-DURATION = metrics.histogram(
-    "apiserver_request_duration_seconds", "Response latency in seconds.", ("verb", "group", "resource")
-)
 INFLIGHT = metrics.gauge("apiserver_current_inflight_requests", "Requests being executed.", ("request_kind",))
 LONG = metrics.gauge(
     "apiserver_longrunning_requests", "Long-running requests being served.", ("verb", "resource")
@@ -93,6 +86,7 @@ class Chain:
         self._audit = audit
         self._impersonate = impersonate
         self._elsewhere = elsewhere
+        self._meters = Meters()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -174,17 +168,7 @@ class Chain:
     def _measure(self, request: Request, status: int, seconds: float) -> None:
         info = request.info
         if info.is_resource:
-            verb = (
-                info.verb.upper()
-                if info.verb not in ("create", "update")
-                else {"create": "POST", "update": "PUT"}[info.verb]
-            )
-            scope = "resource" if info.name else "namespace" if info.namespace else "cluster"
-            REQUESTS.labels(
-                verb, info.group, info.version, info.resource, info.subresource, scope, str(status)
-            ).inc()
-            if not is_long_running(info):
-                DURATION.labels(verb, info.group, info.resource).observe(seconds)
+            self._meters.record(info, status, seconds)
         if self._audit is not None:
             self._audit.record(request, status, seconds)
 
