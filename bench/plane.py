@@ -39,6 +39,8 @@ class Plane:
     port: int
     sampled: frozenset[str] = frozenset()
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    restarts: int = 0
+    _started: dict[str, tuple[str, dict[str, str]]] = field(default_factory=dict)
 
     @property
     def server(self) -> str:
@@ -61,7 +63,14 @@ class Plane:
         with (self.directory / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(argv, cwd=ROOT, stdout=log, stderr=log)
         self.processes[name] = process
+        self._started[name] = package, flags
         return process
+
+    def revive(self, names: Iterable[str]) -> None:
+        """Start again what has ended, as a supervisor would (a leader that lost its lease ends itself)."""
+        for name in list(names):
+            self.restarts += 1
+            self.start(name, *self._started[name])
 
     def stop(self, *names: str) -> None:
         for name in names:
