@@ -332,10 +332,10 @@ class Registry:
         kind, expected = call.kind, int(old["metadata"]["resourceVersion"])
         if call.dry_run:
             return new
-        if new == old and not removes:
+        key = storage_key(kind, call.namespace, call.name)
+        if new == old and not removes and not await self.store.is_stale(key):
             return old
         value = await encode_converted(kind, new)
-        key = storage_key(kind, call.namespace, call.name)
         if removes:
             revision = await self.store.delete(key, expected)
             await self._release(kind, new)

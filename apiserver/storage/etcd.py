@@ -31,7 +31,7 @@ from apiserver.storage.interface import (
     Undecodable,
     WriteOutcomeUnknown,
 )
-from apiserver.storage.transform import Transformer
+from apiserver.storage.transform import PLAIN, Transformer
 from etcdlite import client as etcd
 from etcdlite.pb import kv_pb2, rpc_pb2
 
@@ -71,6 +71,13 @@ class EtcdStore:
         answer = await self._read(self._client.range(key.encode(), revision=revision))
         found = self._open(answer.kvs[0]) if answer.kvs else None
         return found, revision or int(answer.header.revision)
+
+    async def is_stale(self, key: str) -> bool:
+        transformer = self._transformer_of(key)
+        if transformer is PLAIN:
+            return False
+        answer = await self._read(self._client.range(key.encode()))
+        return bool(answer.kvs) and transformer.is_stale(bytes(answer.kvs[0].value))
 
     async def list(self, prefix: str, *, start: str = "", limit: int = 0, revision: int = 0) -> Page:
         request = self._client.range(

@@ -106,6 +106,12 @@ class Store(Protocol):
     async def get(self, key: str, *, revision: int = 0) -> tuple[Stored | None, int]:
         """The key (None when absent) and the revision it was read at."""
 
+    async def is_stale(self, key: str) -> bool:
+        """Whether what is stored under a key would be written in another way today (an encryption key was
+        rotated): then an update that changes nothing is written all the same.
+        """
+        ...
+
     async def list(self, prefix: str, *, start: str = "", limit: int = 0, revision: int = 0) -> Page:
         """Keys below `prefix` in order, from `start` (inclusive) on."""
 

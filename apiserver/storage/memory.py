@@ -41,6 +41,9 @@ class MemoryStore:
         state = self._at(revision)
         return state.get(key), revision or self.revision
 
+    async def is_stale(self, key: str) -> bool:
+        return False
+
     async def list(self, prefix: str, *, start: str = "", limit: int = 0, revision: int = 0) -> Page:
         self._check()
         state = self._at(revision)

@@ -1,7 +1,8 @@
 """Encryption at rest: the value transformers of `EncryptionConfiguration` (apiserver.config.k8s.io/v1).
 
 Wire forms are Kubernetes': `k8s:enc:aescbc:v1:<key name>:` + IV (16 bytes) + AES-CBC with PKCS#7 padding,
-and `k8s:enc:aesgcm:v1:<key name>:` + nonce (12 bytes) + AES-GCM with the storage key as additional data.
+`k8s:enc:aesgcm:v1:<key name>:` + nonce (12 bytes) + AES-GCM with the storage key as additional data, and
+`k8s:enc:secretbox:v1:<key name>:` + nonce (24 bytes) + XSalsa20-Poly1305.
 Values without a prefix are plain (`identity`). The first provider of a resource writes, all of them read.
 """
 
@@ -74,7 +75,35 @@ class AesGcm:
         return self._aead.decrypt(sealed[:12], sealed[12:], storage_key)
 
 
-PROVIDERS: Mapping[str, type[AesCbc] | type[AesGcm]] = {"aescbc": AesCbc, "aesgcm": AesGcm}
+class SecretBox:
+    """XSalsa20 and Poly1305 (NaCl's secretbox): nonce (24 bytes), then the sealed value."""
+
+    def __init__(self, name: str, key: bytes) -> None:
+        from nacl.secret import SecretBox as Box  # only a configuration that names it pays for the import
+
+        self.prefix = MARK + b"secretbox:v1:" + name.encode() + b":"
+        self._box = Box(key)
+
+    def seal(self, plain: bytes, storage_key: bytes) -> bytes:
+        return bytes(self._box.encrypt(plain, os.urandom(NONCE_BYTES)))
+
+    def open(self, sealed: bytes, storage_key: bytes) -> bytes:
+        from nacl.exceptions import CryptoError
+
+        try:
+            return bytes(self._box.decrypt(sealed))
+        except CryptoError as error:
+            raise ValueError("the value cannot be opened") from error
+
+
+NONCE_BYTES = 24
+PROVIDERS: Mapping[str, type[AesCbc] | type[AesGcm] | type[SecretBox]] = {
+    "aescbc": AesCbc,
+    "aesgcm": AesGcm,
+    "secretbox": SecretBox,
+}
+KEY_BYTES: Mapping[str, tuple[int, ...]] = {"secretbox": (32,)}
+AES_BYTES = (16, 24, 32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +118,10 @@ class Transformer:
         if self.writer is None:
             return plain
         return self.writer.prefix + self.writer.seal(plain, key.encode())
+
+    def is_stale(self, value: bytes) -> bool:
+        """Whether a stored value was written in another way than new ones are."""
+        return value.startswith(MARK) if self.writer is None else not value.startswith(self.writer.prefix)
 
     def from_storage(self, key: str, value: bytes) -> bytes:
         """Raises Undecodable when no configured provider can read the value."""
@@ -162,16 +195,19 @@ def _transformer(providers: Sequence[Mapping[str, Any]], where: str) -> Transfor
 
 def _keys(provider: str, body: Mapping[str, Any], where: str) -> list[Cipherer]:
     if provider not in PROVIDERS:
-        raise ConfigurationError(f"{where}: provider is not supported (supported: aescbc, aesgcm, identity)")
+        known = ", ".join((*PROVIDERS, "identity"))
+        raise ConfigurationError(f"{where}: provider is not supported (supported: {known})")
     out: list[Cipherer] = []
     for index, key in enumerate(body.get("keys") or []):
         try:
             secret = base64.b64decode(key.get("secret", ""), validate=True)
         except (binascii.Error, TypeError):
             raise ConfigurationError(f"{where}.keys[{index}].secret: must be base64") from None
-        if len(secret) not in (16, 24, 32):
+        allowed = KEY_BYTES.get(provider, AES_BYTES)
+        if len(secret) not in allowed:
+            sizes = " or ".join(", ".join(str(size) for size in allowed).rsplit(", ", 1))
             raise ConfigurationError(
-                f"{where}.keys[{index}].secret: must be 16, 24 or 32 bytes, got {len(secret)}"
+                f"{where}.keys[{index}].secret: must be {sizes} bytes, got {len(secret)}"
             )
         out.append(PROVIDERS[provider](str(key.get("name", "")), secret))
     if not out:

@@ -28,6 +28,7 @@ from apiserver.storage.memory import MemoryStore
 from apiserver.storage.watchcache import Entry, ResourceCache
 from etcdlite.client import EtcdClient
 from tests.apiserver.devserver import ROOT, end
+from tests.apiserver.harness import harness
 from tests.ports import free_port
 
 Test = Callable[[Store], Awaitable[None]]
@@ -214,7 +215,7 @@ def provider(kind: str, name: str = "k1", secret: str = SECRET) -> dict[str, obj
     return {kind: {"keys": [{"name": name, "secret": secret}]}}
 
 
-@pytest.mark.parametrize("kind", ["aescbc", "aesgcm"])
+@pytest.mark.parametrize("kind", ["aescbc", "aesgcm", "secretbox"])
 def test_values_are_sealed_under_the_named_key(kind: str) -> None:
     sealing = configuration(provider(kind), {"identity": {}}).of("secrets")
     sealed = sealing.to_storage(KEY, b"plain")
@@ -228,6 +229,35 @@ def test_values_are_sealed_under_the_named_key(kind: str) -> None:
         other.from_storage(KEY, b"{}")
     rotated = configuration(provider(kind, "k2"), provider(kind)).of("secrets")
     assert rotated.from_storage(KEY, sealed) == b"plain" and b":k2:" in rotated.to_storage(KEY, b"x")
+    assert rotated.is_stale(sealed) and not rotated.is_stale(rotated.to_storage(KEY, b"x"))
+    assert sealing.is_stale(b"{}") and not sealing.is_stale(sealed)
+    left = configuration({"identity": {}}, provider(kind)).of("secrets")
+    assert left.is_stale(sealed) and not left.is_stale(b"{}")
+
+
+def test_an_update_that_changes_nothing_rewrites_what_an_older_key_wrote(etcd: str) -> None:
+    """How secrets are encrypted anew: `kubectl get secrets -o json | kubectl replace -f -`."""
+
+    async def main() -> None:
+        async with EtcdClient([etcd], timeout=15) as client:
+            sealing = [
+                configuration(provider("secretbox", "k1")).of("secrets"),
+                configuration(provider("secretbox", "k2"), provider("secretbox", "k1")).of("secrets"),
+            ]
+            at = 0
+            store = EtcdStore(client, lambda key: sealing[at] if "/secrets/" in key else transform.PLAIN)
+            async with harness(store=store) as api:
+                secrets = "/api/v1/namespaces/default/secrets"
+                made = await api.ok("POST", secrets, {"metadata": {"name": "s"}, "data": {"a": "Yg=="}})
+                same = await api.ok("PUT", f"{secrets}/s", made)
+                assert same["metadata"]["resourceVersion"] == made["metadata"]["resourceVersion"]
+                at = 1
+                again = await api.ok("PUT", f"{secrets}/s", made)
+                assert again["metadata"]["resourceVersion"] != made["metadata"]["resourceVersion"]
+                raw = await client.range(b"/registry/secrets/default/s")
+                assert raw.kvs[0].value.startswith(b"k8s:enc:secretbox:v1:k2:")
+
+    asyncio.run(main())
 
 
 def test_gcm_values_cannot_be_moved_to_another_key() -> None:
@@ -239,7 +269,9 @@ def test_gcm_values_cannot_be_moved_to_another_key() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"kms": {}},
         {"secretbox": {}},
+        provider("secretbox", secret="AAAAAAAAAAAAAAAAAAAAAA=="),
         {"aescbc": {"keys": []}},
         provider("aescbc", secret="eA=="),
         provider("aescbc", secret="!"),

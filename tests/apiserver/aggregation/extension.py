@@ -2,7 +2,7 @@
 
     python -m tests.apiserver.aggregation.extension --port 8443 --cert c.pem --key k.pem --client-ca ca.pem
 
-It believes `X-Remote-*` headers of clients with a certificate of the front-proxy CA alone, and answers with
+It is a conversion webhook too (`/convert`). It believes `X-Remote-*` headers of clients with a certificate of the front-proxy CA alone, and answers with
 what it was told.
 """
 
@@ -66,6 +66,8 @@ class Extension:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         path, headers = scope["path"], [(n.decode(), v.decode()) for n, v in scope["headers"]]
+        if path == "/convert":
+            return await _convert(receive, send)
         trusted = scope["extensions"]["tls"]["peer_cert_der"] is not None
         if path.startswith(f"{ROOT}/"):
             self.seen.append({"path": path, "query": scope["query_string"].decode(), "headers": headers})
@@ -130,6 +132,21 @@ async def _watch(receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": orjson.dumps(event) + b"\n", "more_body": True})
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+async def _convert(receive: Any, send: Any) -> None:
+    """A conversion webhook beside the API: in v2, `spec.size` is called `spec.length`."""
+    body = b""
+    while (message := await receive()).get("more_body"):
+        body += message["body"]
+    review = orjson.loads(body + message["body"])
+    request, found = review["request"], []
+    for obj in request["objects"]:
+        old, new = ("size", "length") if request["desiredAPIVersion"].endswith("v2") else ("length", "size")
+        spec = {new if name == old else name: value for name, value in (obj.get("spec") or {}).items()}
+        found.append({**obj, "apiVersion": request["desiredAPIVersion"], "spec": spec})
+    response = {"uid": request["uid"], "convertedObjects": found, "result": {"status": "Success"}}
+    await answer(send, 200, {**review, "response": response})
 
 
 async def answer(send: Any, status: int, found: Object) -> None:
