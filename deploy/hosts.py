@@ -154,6 +154,22 @@ def _write_programs() -> None:
     path.chmod(0o755)
 
 
+def _hide_unified(groups: cgroups.Hierarchies) -> None:
+    """On a machine with cgroup version 2 beside version 1: show a named hierarchy of version 1 in its place.
+
+    crun refuses such a machine when the unified hierarchy has any controller, even one nobody uses; and
+    it wants to make its groups there. What version 2 would tell is nothing that the lab needs.
+    """
+    named = next((root for root in groups.others if not _is_unified(root)), None)
+    unified = next((root for root in groups.others if _is_unified(root)), None)
+    if groups.version == 1 and named is not None and unified is not None:
+        linux.bind(named, unified)
+
+
+def _is_unified(root: Path) -> bool:
+    return (root / "cgroup.controllers").exists()
+
+
 def _make_place(path: Path, descriptor: int) -> None:
     """An empty place of the right kind for a bind mount."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,6 +205,8 @@ def _pid_one(
     os.chdir("/")
     cgroups.join(groups, state.host_cgroup(plan.host.name))
     _mount_tree(state, plan)
+    if plan.host.role == "worker":
+        _hide_unified(groups)
     linux.sethostname(plan.host.name)
     linux.set_process_name("hardway-init")
     network.set_sysctls(network.HOST_SYSCTLS)
