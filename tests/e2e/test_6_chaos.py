@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from deploy import topology
+from deploy.chaos import disks
+from deploy.chaos.lab import Lab as ChaosLab
 from deploy.control import Control
 from deploy.state import State
 from tests.e2e.lab import Lab, eventually, run
@@ -97,6 +100,34 @@ def test_a_fault_is_undone_by_itself_and_by_command(lab: Lab) -> None:
     assert "partition worker-0" in lab.hardway("chaos", "active")
     assert "undone: partition worker-0" in lab.hardway("chaos", "undo")
     assert "chaos_" not in lab.on_host("worker-0", "nft", "list", "tables")
+
+
+def serves(lab: Lab, host: str) -> bool:
+    """Is this host's member healthy by its own account?"""
+    return '"true"' in lab.on_host(host, "curl", "-s", "http://127.0.0.1:2381/health", code=None)
+
+
+def test_disks(lab: Lab) -> None:
+    """Full, slow and corrupt, each seen from inside the host; and then as before."""
+    host = "controller-1"
+    chaos = ChaosLab(topology.load(lab.topology), State("e2e", lab.state), lab.topology)
+    lab.hardway("chaos", "disk-full", host, "--detach")
+    write = ["sh", "-c", "head -c 100000 /dev/zero > /var/lib/etcd/probe"]
+    assert "No space left on device" in lab.on_host(host, *write, code=1)
+    lab.hardway("chaos", "undo")
+    assert not disks.is_small(chaos, host)
+
+    lab.hardway("chaos", "disk-slow", host, "--ms", "50", "--detach")
+    assert disks.is_watched(chaos, host)
+    assert "0.05" in lab.on_host(host, "cat", disks.RULE)
+    eventually("a member on a slow disk serves", lambda: serves(lab, host), 120)
+    lab.hardway("chaos", "undo")
+    assert not disks.is_watched(chaos, host)
+
+    lab.hardway("chaos", "corrupt-wal", host, "--detach")
+    eventually("the member refuses by name", lambda: "WalCorrupt" in lab.hardway("logs", host, "etcdlite"))
+    lab.hardway("chaos", "undo")
+    eventually("the member serves again", lambda: serves(lab, host), 120)
 
 
 def test_a_wrong_clock_is_the_units_alone(lab: Lab) -> None:
