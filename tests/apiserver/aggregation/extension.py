@@ -2,8 +2,8 @@
 
     python -m tests.apiserver.aggregation.extension --port 8443 --cert c.pem --key k.pem --client-ca ca.pem
 
-It is a conversion webhook too (`/convert`). It believes `X-Remote-*` headers of clients with a certificate of the front-proxy CA alone, and answers with
-what it was told.
+It is a conversion webhook too (`/convert`). It believes `X-Remote-*` headers of clients with a certificate of
+the front-proxy CA alone, and answers with what it was told.
 """
 
 from __future__ import annotations
