@@ -40,9 +40,15 @@ class Context:
     ) -> Object | None:
         """The same, asking the store when the cache has nothing (it may lag behind)."""
         found = self.cached(group, resource, namespace, name, version)
+        return found if found is not None else await self.live(group, resource, namespace, name, version)
+
+    async def live(
+        self, group: str, resource: str, namespace: str, name: str, version: str = "v1"
+    ) -> Object | None:
+        """The object as the store has it now."""
         kind = self.scheme.resource(group, version, resource)
-        if found is not None or kind is None:
-            return found
+        if kind is None:
+            return None
         try:
             return (await self.registry.reader.get(kind, namespace, name)).decoded()
         except StatusError as error:

@@ -1,10 +1,14 @@
-"""One whole apiserver in the test's loop, over the store in memory, reached through httpx without "
-"a socket."""
+"""One whole apiserver in the test's loop, reached through httpx without a socket.
+
+It stands on the store in memory, or, with HARDWAY_ETCD_SERVERS set, on the members named there, and replaces
+what they hold (`python -m tests.apiserver.on_etcd` starts one and runs all tests so).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
@@ -13,8 +17,11 @@ import httpx
 from apiserver import options
 from apiserver.app import Server
 from apiserver.auth.user import User, authenticated
+from apiserver.storage import transform
+from apiserver.storage.etcd import EtcdStore
 from apiserver.storage.interface import Store
 from apiserver.storage.memory import MemoryStore
+from etcdlite.client import EtcdClient
 
 FLAGS = (
     "--etcd-servers=memory",
@@ -26,6 +33,7 @@ FLAGS = (
     "--endpoint-reconciler-type=none",
 )
 READY_SECONDS = 20.0
+MEMBERS = [url for url in os.environ.get("HARDWAY_ETCD_SERVERS", "").split(",") if url]
 Object = dict[str, Any]
 
 
@@ -61,6 +69,22 @@ class Harness:
             return await self.client.request(method, path, content=body, headers=sent)
         return await self.client.request(method, path, json=body, headers=sent)
 
+    async def compact(self) -> None:
+        """Let the store forget all history but the present."""
+        if isinstance(self.store, MemoryStore):
+            self.store.compact(self.store.revision)
+        else:
+            assert isinstance(self.store, EtcdStore)
+            await self.store.compact(await self.store.current_revision())
+
+    async def write_elsewhere(self) -> None:
+        """Another user of the store writes a key that is none of ours."""
+        if isinstance(self.store, MemoryStore):
+            self.store.bump()
+        else:
+            async with EtcdClient(MEMBERS) as client:
+                await client.put(b"/other", b"")
+
     async def ok(self, method: str, path: str, body: Any = None, **options: Any) -> Object:
         answer = await self.call(method, path, body, **options)
         assert answer.status_code < 300, answer.text
@@ -79,7 +103,24 @@ class Harness:
 
 @contextlib.asynccontextmanager
 async def harness(*flags: str, store: Store | None = None) -> AsyncIterator[Harness]:
-    store = store or MemoryStore()
+    async with contextlib.AsyncExitStack() as stack:
+        store = store or await stack.enter_async_context(fresh_store())
+        yield await stack.enter_async_context(_served(store, flags))
+
+
+@contextlib.asynccontextmanager
+async def fresh_store() -> AsyncIterator[Store]:
+    """An empty store, of the kind that this run is about."""
+    if not MEMBERS:
+        yield MemoryStore()
+        return
+    async with EtcdClient(MEMBERS, timeout=15) as client:
+        await client.delete(b"\0", b"\0")  # everything
+        yield EtcdStore(client, lambda _key: transform.PLAIN)
+
+
+@contextlib.asynccontextmanager
+async def _served(store: Store, flags: Sequence[str]) -> AsyncIterator[Harness]:
     server = Server(options.parse([*FLAGS, *flags]), store, ByHeader())
     transport = httpx.ASGITransport(server.app)
     async with server.running(), httpx.AsyncClient(transport=transport, base_url="https://test") as client:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from apiserver.storage.memory import MemoryStore
 from tests.apiserver.harness import CONFIG_MAPS, DEFAULT_ACCOUNT, PODS, Harness, config_map, harness, pod, run
 
 
@@ -235,8 +234,7 @@ def test_a_local_load_balancer_has_a_health_check_port_until_it_is_none() -> Non
 
 def test_two_servers_on_one_store_agree_and_never_give_an_address_twice() -> None:
     async def main() -> None:
-        store = MemoryStore()
-        async with harness(store=store) as one, harness(store=store) as two:
+        async with harness() as one, harness(store=one.store) as two:
             path = "/api/v1/namespaces/default/services"
 
             async def make(number: int) -> str:

@@ -114,8 +114,12 @@ async def until(api: Harness, code: int, method: str, path: str, body: Any = Non
 
 
 async def define(api: Harness, body: Object | None = None) -> Object:
+    """Until it is established, and this server has heard of that."""
     created = await api.ok("POST", CRDS, body or definition())
-    return await condition(api, created["metadata"]["name"], "Established")
+    found = await condition(api, created["metadata"]["name"], "Established")
+    await until(api, 200, "GET", f"{GROUP}/v1")
+    await until(api, 200, "GET", f"/openapi/v3{GROUP}/v1")
+    return found
 
 
 def test_a_definition_is_established_and_its_kind_served() -> None:
