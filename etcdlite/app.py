@@ -8,6 +8,7 @@ import ssl
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from componentbase import flags, log, tasks, tlsutil
@@ -63,6 +64,10 @@ def _declare_limits(known: flags.Flags) -> None:
     known.integer("heartbeat-interval", 100, "Milliseconds between a leader's heartbeats.")
     known.integer("election-timeout", 1000, "Milliseconds without a leader before an election.")
     known.integer("snapshot-count", 10_000, "Applied entries between two compactions of the log.")
+    for prefix in ("", "experimental-"):
+        known.integer(
+            f"{prefix}snapshot-catchup-entries", 5_000, "Entries kept behind a compaction of the log."
+        )
     known.integer("quota-backend-bytes", 0, "Size of the database that raises NOSPACE (0: 2 GiB).")
     known.string(
         "auto-compaction-mode", "periodic", "What retention means.", choices=["periodic", "revision"]
@@ -153,10 +158,10 @@ def _peer_tls(given: flags.Values) -> tuple[ssl.SSLContext | None, ssl.SSLContex
     return server, tlsutil.client_context(ca or None, cert, key)
 
 
-def _progress_interval(given: flags.Values) -> float:
-    name = "watch-progress-notify-interval"
+def _either(given: flags.Values, name: str) -> Any:
+    """A flag of etcd 3.6, or what it was called before."""
     chosen = name if given.changed(name) else f"experimental-{name}"
-    return float(getattr(given, chosen.replace("-", "_")))
+    return getattr(given, chosen.replace("-", "_"))
 
 
 def _consensus_config(
@@ -177,6 +182,7 @@ def _consensus_config(
         heartbeat_interval=given.heartbeat_interval / 1000,
         election_timeout=given.election_timeout / 1000,
         snapshot_count=given.snapshot_count,
+        catch_up_entries=_either(given, "snapshot-catchup-entries"),
         max_request_bytes=given.max_request_bytes,
         pre_vote=given.pre_vote,
     )
@@ -188,13 +194,13 @@ def _settings(given: flags.Values) -> Settings:
         max_txn_ops=given.max_txn_ops,
         request_timeout=5.0 + 2 * given.election_timeout / 1000,
         election_timeout=given.election_timeout / 1000,
-        progress_notify_interval=_progress_interval(given),
+        progress_notify_interval=_either(given, "watch-progress-notify-interval"),
         quota_backend_bytes=given.quota_backend_bytes or _QUOTA_BYTES,
         strict_reconfig_check=given.strict_reconfig_check,
         max_learners=given.max_learners,
         cluster_token=given.initial_cluster_token,
-        corrupt_check_time=given.corrupt_check_time or given.experimental_corrupt_check_time,
-        initial_corrupt_check=given.initial_corrupt_check or given.experimental_initial_corrupt_check,
+        corrupt_check_time=_either(given, "corrupt-check-time"),
+        initial_corrupt_check=_either(given, "initial-corrupt-check"),
     )
 
 

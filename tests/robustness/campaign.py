@@ -152,9 +152,11 @@ class Round:
         async with asyncio.TaskGroup() as tasks:
             working = tasks.create_task(load.run(BASE), name="load")
             guarding = tasks.create_task(self._guard(stage), name="guard")
-            striking = tasks.create_task(trouble(stage, self.plan.names, self.plan.gap), name="faults")
+            enough = asyncio.Event()
+            strikes = trouble(stage, self.plan.names, self.plan.gap, enough)
+            striking = tasks.create_task(strikes, name="faults")
             await asyncio.sleep(self.plan.seconds)
-            striking.cancel()
+            enough.set()
             await asyncio.wait([striking])
             await self._ready(clients, CALM_SECONDS)
             load.stopping.set()

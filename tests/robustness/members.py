@@ -20,6 +20,7 @@ ETCDLITE = "etcdlite"
 COMMON = {"snapshot-count": "500", "heartbeat-interval": "100", "election-timeout": "1000"}
 OURS = {
     "watch-progress-notify-interval": "1s",
+    "snapshot-catchup-entries": "100",  # who was away for a while needs a snapshot
     "corrupt-check-time": "3s",
     "initial-corrupt-check": "true",
 }
@@ -57,6 +58,7 @@ class Member:
     generation: int = 0
     process: subprocess.Popen[bytes] | None = None
     ordered: bool = False  # its end was asked for
+    torn: tuple[str, int] | None = None  # the log's last segment and its size, when its end was torn
     trouble: list[str] = field(default_factory=list)  # what must not be
 
     @property
@@ -152,7 +154,8 @@ class Member:
         process = self.process
         if process is None:
             return
-        self.order_end(how)
+        if not self.ordered or how == signal.SIGKILL:
+            self.order_end(how)
         try:
             process.wait(timeout)
         except subprocess.TimeoutExpired:

@@ -113,8 +113,10 @@ async def torn_tail(stage: Stage) -> None:
         return await kill(stage)  # it reserves its segments beforehand: their end is not the log's
     await asyncio.to_thread(member.end, signal.SIGKILL)
     segments = sorted(member.data.rglob("*.wal"))
-    if segments:
+    if segments and member.torn != (segments[-1].name, segments[-1].stat().st_size):
+        # Once only: a member repairs its log before it writes to it again; no crash tears a torn end.
         _begin_record(segments[-1], stage.chance)
+        member.torn = (segments[-1].name, segments[-1].stat().st_size)
     await stage.hold(0, 2)
     member.start()
     return None
@@ -317,12 +319,14 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
 }
 
 
-async def trouble(stage: Stage, names: Sequence[str], gap: float) -> None:
-    """Strike after strike until cancelled, `gap` seconds of peace between two on average."""
-    if not names:
-        return
-    while True:
-        await asyncio.sleep(stage.chance.expovariate(1 / gap))
+async def trouble(stage: Stage, names: Sequence[str], gap: float, enough: asyncio.Event) -> None:
+    """Strike after strike until `enough`, with `gap` seconds of peace between two on average."""
+    while names:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(stage.chance.expovariate(1 / gap)):
+                await enough.wait()
+        if enough.is_set():
+            return
         chosen = stage.chance.sample(names, 2 if stage.chance.random() < 0.2 and len(names) > 1 else 1)
         stage.say(f"  {' and '.join(chosen)}")
         stage.counts.update(chosen)
