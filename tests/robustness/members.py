@@ -17,10 +17,12 @@ from tests.robustness.lab import CLIENT_PORT, DIES_WITH_US, METRICS_PORT, PEER_P
 ROOT = Path(__file__).parents[2]
 ETCD = "etcd"
 ETCDLITE = "etcdlite"
-COMMON = {"snapshot-count": "500", "heartbeat-interval": "100", "election-timeout": "1000"}
+COMMON = {"heartbeat-interval": "100", "election-timeout": "1000"}
+THEIRS = {"logger": "zap", "snapshot-count": "500"}
 OURS = {
     "watch-progress-notify-interval": "1s",
-    "snapshot-catchup-entries": "100",  # who was away for a while needs a snapshot
+    "snapshot-count": "100",
+    "snapshot-catchup-entries": "20",  # who was away for a moment needs a snapshot
     "corrupt-check-time": "3s",
     "initial-corrupt-check": "true",
 }
@@ -127,7 +129,7 @@ class Member:
             "peer-trusted-ca-file": ca,
             "peer-client-cert-auth": "true",
             **COMMON,
-            **({"logger": "zap"} if self.kind == ETCD else OURS),
+            **(THEIRS if self.kind == ETCD else OURS),
         }
 
     def start(self) -> None:
