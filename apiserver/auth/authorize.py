@@ -36,6 +36,7 @@ class Attributes:
     subresource: str = ""
     path: str = ""
     version: str = ""
+    field_selector: str = ""  # as it was asked with; only authorizers that allow less without one look at it
 
     @property
     def is_resource(self) -> bool:
@@ -55,6 +56,7 @@ def attributes_of(user: User, info: RequestInfo) -> Attributes:
         info.subresource,
         info.path,
         info.version,
+        info.first("fieldSelector") if info.query else "",
     )
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from apimachinery import selectors
+from apimachinery.errors import StatusError
 from apimachinery.scheme import Scheme
 from apiserver.auth.authorize import Attributes, Decision
 from apiserver.auth.policy import node_rules
@@ -76,6 +78,16 @@ def _environment(container: Object) -> Iterator[tuple[str, str]]:
                 yield resource, source[key].get("name", "")
 
 
+def selects(selector: str, path: str, value: str) -> bool:
+    """Whether a field selector takes in nothing but objects with this value."""
+    if not selector:
+        return False
+    try:
+        return selectors.parse_field_selector(selector).exact(path) == value
+    except StatusError:
+        return False
+
+
 class Graph:
     """Which nodes run a pod that refers to an object."""
 
@@ -88,7 +100,8 @@ class Graph:
         pod = entry.decoded()
         node = (pod.get("spec") or {}).get("nodeName", "")
         mirror = "kubernetes.io/config.mirror" in (pod["metadata"].get("annotations") or {})
-        refs = frozenset(references(pod)) if node and not mirror else frozenset()
+        itself: Ref = ("pods", pod["metadata"]["namespace"], pod["metadata"]["name"])
+        refs = frozenset([itself, *(() if mirror else references(pod))]) if node else frozenset()
         if self._pods.get(entry.key) == (node, refs):
             return
         self.drop(entry.key)
@@ -139,7 +152,7 @@ class NodeAuthorizer:
             and wanted.verb in READ
             and not wanted.subresource
         ):
-            return Decision.ALLOW, ""
+            return self._pod(node, wanted)
         if wanted.resource in ("leases", "csinodes"):
             return self._own_lease(node, wanted)
         if any(rule.allows(wanted) for rule in self._rules):
@@ -157,6 +170,18 @@ class NodeAuthorizer:
         if self._current().uses(node, ref):
             return Decision.ALLOW, ""
         return Decision.NO_OPINION, f"no relationship found between node '{node}' and this object"
+
+    def _pod(self, node: str, wanted: Attributes) -> tuple[Decision, str]:
+        """Pods that are bound to the node: one by one, or all by the field selector that says so
+        (KEP-4601).
+        """
+        if wanted.verb != "get" and selects(wanted.field_selector, "spec.nodeName", node):
+            return Decision.ALLOW, ""
+        if wanted.name:
+            if self._current().uses(node, ("pods", wanted.namespace, wanted.name)):
+                return Decision.ALLOW, ""
+            return Decision.NO_OPINION, f"no relationship found between node '{node}' and this object"
+        return Decision.NO_OPINION, "can only list/watch pods with spec.nodeName field selector"
 
     def _claim_of(self, volume: str) -> Ref:
         """A node reaches a volume by way of the claim that it is bound to."""

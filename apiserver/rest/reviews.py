@@ -153,7 +153,18 @@ def _without_type(obj: Object) -> Object:
 def _asked(user: User, spec: Mapping[str, Any]) -> Attributes:
     names = ("verb", "group", "resource", "namespace", "name", "subresource")
     verb, group, resource, namespace, name, subresource = (spec.get(key, "") for key in names)
-    return Attributes(user, verb, group, resource or "*", namespace, name, subresource)
+    fields = _field_selector(spec.get("fieldSelector") or {})
+    return Attributes(user, verb, group, resource or "*", namespace, name, subresource, field_selector=fields)
+
+
+def _field_selector(given: Mapping[str, Any]) -> str:
+    """A review's selector as a request would spell it; what has no such spelling narrows nothing."""
+    parts = [given["rawSelector"]] if given.get("rawSelector") else []
+    for requirement in given.get("requirements") or ():
+        if len(requirement.get("values") or ()) == 1 and requirement.get("operator") in ("In", "NotIn"):
+            sign = "=" if requirement["operator"] == "In" else "!="
+            parts.append(f"{requirement.get('key', '')}{sign}{requirement['values'][0]}")
+    return ",".join(parts)
 
 
 def _invalid(kind: str, path: str, text: str) -> errors.StatusError:

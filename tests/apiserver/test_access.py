@@ -132,6 +132,41 @@ def test_a_node_reads_only_what_its_pods_use() -> None:
     run(test)
 
 
+def test_a_node_reads_its_own_pods_alone() -> None:
+    async def test(api: Harness) -> None:
+        await api.ok("POST", "/api/v1/namespaces/default/serviceaccounts", DEFAULT_ACCOUNT)
+        for name, node in (("p1", "n1"), ("p2", "n2")):
+            await api.ok("POST", PODS, pod(name, node=node))
+        await api.server.registry.reader.reach("")
+        every = "/api/v1/pods"
+        listed = await api.ok("GET", f"{every}?fieldSelector=spec.nodeName%3Dn1", user=NODE)
+        assert [item["metadata"]["name"] for item in listed["items"]] == ["p1"]
+        status = await api.fails(403, "Forbidden", "GET", every, user=NODE)
+        assert "can only list/watch pods with spec.nodeName field selector" in status["message"]
+        for selector in ("spec.nodeName%3Dn2", "spec.nodeName%21%3Dn1", "status.phase%3DRunning"):
+            await api.fails(403, "Forbidden", "GET", f"{every}?fieldSelector={selector}", user=NODE)
+        await api.ok("GET", f"{PODS}/p1", user=NODE)
+        await api.fails(403, "Forbidden", "GET", f"{PODS}/p2", user=NODE)
+        spec = {
+            "user": "system:node:n1",
+            "groups": ["system:nodes"],
+            "resourceAttributes": {
+                "verb": "list",
+                "resource": "pods",
+                "version": "v1",
+                "fieldSelector": {
+                    "requirements": [{"key": "spec.nodeName", "operator": "In", "values": ["n1"]}]
+                },
+            },
+        }
+        path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+        assert (await api.ok("POST", path, {"spec": spec}))["status"]["allowed"] is True
+        del spec["resourceAttributes"]["fieldSelector"]  # type: ignore[attr-defined]
+        assert (await api.ok("POST", path, {"spec": spec}))["status"]["allowed"] is False
+
+    run(test)
+
+
 def test_a_node_reaches_a_volume_through_the_claim_of_its_pod() -> None:
     async def test(api: Harness) -> None:
         await api.ok("POST", "/api/v1/namespaces/default/serviceaccounts", DEFAULT_ACCOUNT)
