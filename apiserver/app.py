@@ -23,6 +23,7 @@ from apiserver.aggregation.remote import ProxyIdentity
 from apiserver.auth import tokens
 from apiserver.auth.authenticate import Authenticates, Authenticator, FrontProxy
 from apiserver.auth.authorize import AlwaysAllow, AlwaysDeny, Authorizer, Union
+from apiserver.auth.legacytokens import LastUses, LegacyTokens
 from apiserver.auth.node import NodeAuthorizer
 from apiserver.auth.rbac import RBAC
 from apiserver.bootstrap.hooks import Bootstrap
@@ -110,12 +111,22 @@ class Server:
             return None
         self.token_keys = [key for name in files for key in tokens.load_public_keys(name)]
         audiences = values.api_audiences or values.service_account_issuer
-        return tokens.Verifier(values.service_account_issuer, self.token_keys, audiences, self._find_uid)
+        secrets = self.scheme.resource("", "v1", "secrets")
+        assert secrets is not None
+        self.last_uses = LastUses(self.registry, secrets)
+        legacy = LegacyTokens(self.token_keys, self._find, self.last_uses.note)
+        return tokens.Verifier(
+            values.service_account_issuer, self.token_keys, audiences, self._find_uid, legacy=legacy.user
+        )
 
-    def _find_uid(self, resource: str, namespace: str, name: str) -> str:
+    def _find(self, resource: str, namespace: str, name: str) -> dict[str, Any] | None:
         kind = self.scheme.resource("", "v1", resource)
         entry = self.cacher.of(kind).get(relative_key(kind, namespace, name)) if kind else None
-        return str(entry.decoded()["metadata"]["uid"]) if entry else ""
+        return entry.decoded() if entry else None
+
+    def _find_uid(self, resource: str, namespace: str, name: str) -> str:
+        found = self._find(resource, namespace, name)
+        return str(found["metadata"]["uid"]) if found else ""
 
     def _authenticator(self) -> Authenticator:
         values, proxy = self.values, None
@@ -231,6 +242,8 @@ class Server:
                 group.create_task(self.aggregator.run(), name="aggregator"),
                 group.create_task(self.flow_configuration.run(), name="flow-configuration"),
             ]
+            if self.verifier is not None:
+                jobs.append(group.create_task(self.last_uses.run(), name="token-last-uses"))
             if isinstance(self.store, EtcdStore) and self.values.etcd_compaction_interval:
                 compaction = compact_forever(self.store, self.values.etcd_compaction_interval)
                 jobs.append(group.create_task(compaction, name="compactor"))

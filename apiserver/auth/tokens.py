@@ -134,8 +134,11 @@ class Verifier:
         audiences: Sequence[str],
         find_uid: FindUid,
         *,
+        legacy: Callable[[str], User | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`legacy` knows the users of tokens of the old sort (legacytokens.py)."""
+        self._legacy = legacy
         self._issuers = list(issuers)
         self._keys = {key_id(key): key for key in keys}
         self.audiences = list(audiences)
@@ -145,7 +148,9 @@ class Verifier:
 
     def user(self, token: str, audiences: Sequence[str] | None = None) -> User | None:
         claims = self._claims(token, audiences or self.audiences)
-        return self._bound_user(claims) if claims else None
+        if claims is None:
+            return self._legacy(token) if self._legacy else None
+        return self._bound_user(claims)
 
     def accepted_audiences(self, token: str, audiences: Sequence[str]) -> list[str]:
         claims = self._claims(token, audiences) or {}
