@@ -10,7 +10,7 @@ from typing import Any
 from apimachinery import field, meta
 from apimachinery.errors import Cause
 from apimachinery.scheme import Kind, Object, Strategy
-from apiserver.kinds import common
+from apiserver.kinds import common, jobpolicies
 from apiserver.kinds.common import NONE, Since, column, spec_of, status_of
 from apiserver.kinds.podrules import validate_template
 from apiserver.kinds.podspec import default_template
@@ -18,6 +18,10 @@ from apiserver.kinds.podspec import default_template
 BACKOFF_LIMIT = 6
 RESTART_POLICIES = ("OnFailure", "Never")
 MAX_INDEXED = 100_000
+IMMUTABLE = (
+    *("selector", "completionMode", "podFailurePolicy", "successPolicy"),
+    *("backoffLimitPerIndex", "managedBy"),
+)
 _UID_LABELS = ("batch.kubernetes.io/controller-uid", "controller-uid")
 _NAME_LABELS = ("batch.kubernetes.io/job-name", "job-name")
 
@@ -75,6 +79,7 @@ def validate_job_spec(spec: Mapping[str, Any], path: str) -> Iterator[Cause]:
         if (spec.get("parallelism") or 0) > MAX_INDEXED:
             detail = f"must be less than or equal to {MAX_INDEXED} when completion mode is Indexed"
             yield field.invalid(f"{path}.parallelism", spec["parallelism"], detail)
+    yield from jobpolicies.validate(spec, path)
     template = spec.get("template") or {}
     yield from validate_template(template, f"{path}.template")
     policy = (template.get("spec") or {}).get("restartPolicy")
@@ -94,7 +99,7 @@ def _validate_update(new: Object, old: Object) -> Iterator[Cause]:
     )
     if not indexed:
         yield from common.immutable("spec.completions", fresh.get("completions"), stored.get("completions"))
-    for name in ("selector", "completionMode", "podFailurePolicy", "backoffLimitPerIndex"):
+    for name in IMMUTABLE:
         yield from common.immutable(f"spec.{name}", fresh.get(name), stored.get(name))
     if not (stored.get("suspend") and not status_of(old).get("startTime")):
         yield from common.immutable("spec.template", fresh.get("template"), stored.get("template"))
