@@ -140,7 +140,7 @@ REFUSED: Sequence[tuple[str, str, str]] = (
     (
         "validatingadmissionpolicy-status-controller",
         "validatingadmissionpolicy-status",
-        "ValidatingAdmissionPolicies are not served",
+        "expressions of policies are checked when they are written, not against schemas afterwards",
     ),
     (
         "volumeattributesclass-protection-controller",
@@ -152,8 +152,9 @@ REFUSED: Sequence[tuple[str, str, str]] = (
         "legacy-service-account-token-cleaner",
         "no service account ever gets a token Secret of its own here",
     ),
-    ("service-lb-controller", "service", "no cloud here has load balancers"),
-    ("cloud-node-lifecycle-controller", "cloud-node-lifecycle", "no cloud here has instances"),
+    ("node-route-controller", "route", "it is the cloud-controller-manager's"),
+    ("service-lb-controller", "service", "it is the cloud-controller-manager's"),
+    ("cloud-node-lifecycle-controller", "cloud-node-lifecycle", "it is the cloud-controller-manager's"),
     ("selinux-warning-controller", "selinux-warning", "volumes are not labelled here"),
     (
         "kube-apiserver-serving-clustertrustbundle-publisher-controller",

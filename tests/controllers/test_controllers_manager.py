@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from apiserver.kinds import SCHEME
 from controllers import app, clusterroles, registry
 from controllers.clusterroles import ClusterRoleAggregationController
 from controllers.flags import BadFlags, declare, to_options
@@ -43,6 +45,14 @@ def test_names_are_unique_and_unknown_ones_refused(capsys: pytest.CaptureFixture
     assert "'attachdetach' is not part of this manager: no volume" in capsys.readouterr().err
     assert app.main(["--kubeconfig=/nowhere", "--controllers=*,-no-such-controller"]) == 2
     assert "'no-such-controller' is not in the list of known controllers" in capsys.readouterr().err
+
+
+def test_what_is_refused_because_its_kind_is_not_served_is_not_served() -> None:
+    served = {kind.kind for kind in SCHEME}
+    for _, _, why in registry.REFUSED:
+        if why.endswith(" are not served"):
+            kind = re.sub(r"(?<=s)es$|s$", "", why.split()[0])
+            assert kind not in served, f"{kind} is served: its controller is wanted"
 
 
 @pytest.mark.parametrize(

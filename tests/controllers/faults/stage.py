@@ -100,7 +100,7 @@ class Stage:
             controllers = [build(ctx) for build in builders]
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(informers.run())]
-                await informers.wait_synced(10)
+                await informers.wait_synced(60)
                 tasks += [group.create_task(each.run()) for each in controllers]
                 try:
                     yield self.manager
@@ -148,7 +148,7 @@ async def stage() -> AsyncIterator[Stage]:
     store = MemoryStore()
     server = Server(server_options.parse(list(FLAGS)), store, ByHeader())
     async with asyncio.TaskGroup() as group, server.running():
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await server.bootstrap.finished.wait()
         wire = Wire(server.app, group)
         async with RestClient(TARGET, transport=wire) as client:

@@ -29,9 +29,12 @@ def plain_volume(name: str, size: str) -> Object:
     return {**found, "spec": {**spec, "hostPath": {"path": "/x"}}}
 
 
-async def volumes_and_claims(api: Admin) -> None:
+async def two_volumes(api: Admin) -> None:
     for number in range(2):
         await api.create(r.PERSISTENTVOLUMES, plain_volume(f"v{number}", f"{6 + number}Gi"))
+
+
+async def two_claims(api: Admin) -> None:
     for number, size in enumerate(("5Gi", "7Gi")):
         await api.create(r.PERSISTENTVOLUMECLAIMS, {**claim(f"c{number}", size), "status": {}})
 
@@ -40,6 +43,10 @@ async def phases(api: Admin) -> tuple[list[str], list[str]]:
     volumes = [str(o.status(each).get("phase")) for each in await api.all(r.PERSISTENTVOLUMES)]
     claims = [str(o.status(each).get("phase")) for each in await api.all(r.PERSISTENTVOLUMECLAIMS)]
     return volumes, claims
+
+
+async def all_free(api: Admin) -> bool:
+    return await phases(api) == (["Available", "Available"], [])
 
 
 async def all_bound(api: Admin) -> bool:
@@ -113,7 +120,8 @@ STORIES = {
     "binding": Story(
         [VolumeBinderController],
         [
-            Phase(volumes_and_claims, all_bound),
+            Phase(two_volumes, all_free),
+            Phase(two_claims, all_bound),
             Phase(deleted(r.PERSISTENTVOLUMECLAIMS, "c0"), one_released),
         ],
     ),
