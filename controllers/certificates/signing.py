@@ -178,10 +178,11 @@ def sign(csr: Object, authority: Authority, longest: float, now: float) -> bytes
         .serial_number(x509.random_serial_number())
         .not_valid_before(start - BACKDATE)
         .not_valid_after(end)
-        .add_extension(_key_usage(csr), critical=True)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer), False)
     )
+    if (plain := _key_usage(csr)) is not None:
+        builder = builder.add_extension(plain, critical=True)
     extended = [_EXTENDED[usage] for usage in o.spec(csr).get("usages") or () if usage in _EXTENDED]
     if extended:
         builder = builder.add_extension(x509.ExtendedKeyUsage(extended), critical=False)
@@ -193,10 +194,13 @@ def sign(csr: Object, authority: Authority, longest: float, now: float) -> bytes
     return certificate_pem(builder.sign(authority.key, hashes.SHA256()))
 
 
-def _key_usage(csr: Object) -> x509.KeyUsage:
+def _key_usage(csr: Object) -> x509.KeyUsage | None:
+    """None for no bit at all: such an extension is malformed (RFC 5280, 4.2.1.3) and none takes it."""
     usages = set(o.spec(csr).get("usages") or ())
     flags = {flag: bool(usages & set(words)) for flag, words in _PLAIN.items()}
     agrees = flags["key_agreement"]
+    if not any(flags.values()):
+        return None
     return x509.KeyUsage(
         **flags,
         encipher_only=agrees and "encipher only" in usages,

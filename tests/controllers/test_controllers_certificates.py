@@ -104,6 +104,17 @@ def test_what_the_signers_sign(request_: Object, complaint: str) -> None:
     )
 
 
+def test_a_certificate_without_plain_usages_has_no_empty_list_of_them() -> None:
+    """An empty KeyUsage is malformed (RFC 5280, 4.2.1.3), and TLS libraries refuse the certificate."""
+    authority = Authority.create("ca", KEY, now=START)
+    request = csr(signing.CLIENT, cn="jane", org="people", usages=("client auth",))
+    pem = signing.sign(request, authority, 3600, NOW)
+    with pytest.raises(x509.ExtensionNotFound):
+        x509.load_pem_x509_certificate(pem).extensions.get_extension_for_class(x509.KeyUsage)
+    usage = x509.load_pem_x509_certificate(signing.sign(csr(), authority, 3600, NOW))
+    assert usage.extensions.get_extension_for_class(x509.KeyUsage).value.digital_signature
+
+
 @pytest.mark.parametrize(("asked", "given"), [(None, 86400), (3600, 3600), (10**9, 86400), (5, 600)])
 def test_lifetimes(asked: int | None, given: float) -> None:
     request = csr() if asked is None else csr(expirationSeconds=asked)
