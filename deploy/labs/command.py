@@ -29,6 +29,9 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "`lab run [08 ...]` types every command of the labs; `lab list` names them.",
     )
     lab.add_argument("what", help="NN, check, hosts, folder, run or list")
+    lab.add_argument(
+        "--patience", type=float, default=1.0, help="for run: multiplies every wait, on a busy machine"
+    )
     lab.add_argument("numbers", nargs="*", help="labs: NN, or NN-MM")
     return lab
 
@@ -120,11 +123,13 @@ def check(topology: Topology, state: State, lab: Lab, topology_file: Path) -> in
     return 1
 
 
-def run_labs(topology: Topology, state: State, labs: Sequence[Lab], topology_file: Path) -> int:
+def run_labs(
+    topology: Topology, state: State, labs: Sequence[Lab], topology_file: Path, patience: float
+) -> int:
     """Execute labs and print the table; the exit code."""
     if labs and labs[0].number > 2 and prepare(topology, state, labs[0]) != 0:
         return 1
-    terminal = executor.Terminal(topology_file, topology, state)
+    terminal = executor.Terminal(topology_file, topology, state, patience=patience)
     try:
         records = executor.execute(
             terminal, labs, lambda lab: list(sentences(topology, state, lab, topology_file))
@@ -151,7 +156,7 @@ def run(topology: Topology, state: State, topology_file: Path, given: argparse.N
     if what == "hosts":
         return raise_hosts(topology, state)
     if what == "run":
-        return run_labs(topology, state, _numbers(words, labs) or labs, topology_file)
+        return run_labs(topology, state, _numbers(words, labs) or labs, topology_file, given.patience)
     chosen = _numbers(words if what == "check" else [what], labs)
     if len(chosen) != 1:
         raise UpError(f"lab {what}: name one lab")

@@ -51,10 +51,13 @@ class Record:
 
 
 class Terminal:
-    """The shells of one reader, one a host, opened when first typed into."""
+    """The shells of one reader, one a host, opened when first typed into. `patience` multiplies waits."""
 
-    def __init__(self, topology_file: Path, topology: Topology, state: State) -> None:
+    def __init__(
+        self, topology_file: Path, topology: Topology, state: State, *, patience: float = 1.0
+    ) -> None:
         self._file, self._topology, self._state = topology_file, topology, state
+        self.patience = patience
         self._sessions: dict[str, Session] = {}
         self._home = tempfile.TemporaryDirectory(prefix="hardway-lab-")
 
@@ -90,13 +93,13 @@ class Terminal:
         address, port = self._topology.outside
         return text.replace(OUTSIDE, f"{address}:{port}") if host == WORKSTATION else text
 
-    def type(self, host: str, text: str, *, timeout: float = TIMEOUT) -> Outcome:
+    def type(self, host: str, text: str) -> Outcome:
         """Type commands on a host. Raises SessionLost."""
         session = self._sessions.get(host)
         if session is None:
             session = self._sessions[host] = self._open(host)
         try:
-            return session.run(self.localized(host, text), timeout=timeout)
+            return session.run(self.localized(host, text), timeout=TIMEOUT * self.patience)
         except SessionLost:
             del self._sessions[host]
             session.abandon()
@@ -137,7 +140,7 @@ def verdict(command: Command, expected: str, outcome: Outcome, facts: Mapping[st
 def perform(terminal: Terminal, command: Command, host: str) -> str | None:
     """Type one command on one host, again and again where the lab says that it takes a while; what is wrong
     with the last outcome, or None."""
-    deadline = time.monotonic() + command.within
+    deadline = time.monotonic() + command.within * terminal.patience
     expected = terminal.localized(host, command.expected or "")
     while True:
         try:
