@@ -25,8 +25,8 @@ from pki.layout import Inventory
 LAB = load(TOPOLOGIES / "lab.yaml")
 NAMES = LAB.cluster_names()
 CONFIGURATION = re.compile(r"cat > (/etc/(?!systemd)\S+) <<'EOF'\n(.*?)^EOF$", re.DOTALL | re.MULTILINE)
-# What a host can only know when it is there: its own facts, the node's range, this machine's powers.
-COMPUTED = {configs.HOST_ENV, configs.CNI_CONF, "/etc/containerd/config.toml"}
+# What a host can only know when it is there: its own facts, the node's range.
+COMPUTED = {configs.HOST_ENV, configs.CNI_CONF}
 # Takes the place of the command: hosts are folders.
 STAND_IN = """#!/bin/bash
 set -e
