@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from deploy.chaos.record import Run
 from deploy.chaos.runner import run_scenario
 from deploy.chaos.schema import Scenario
 from deploy.chaos.verdict import Finding, Verdict, decide
+from deploy.judge.history import to_json
 from deploy.status import table
 
 SHOWN = 8
@@ -35,6 +37,10 @@ def run(lab: Lab, scenarios: Sequence[Scenario], *, seed: int | None, report: Pa
     print(summary(results))
     file = report or lab.folder / "reports" / time.strftime("%Y%m%d-%H%M%S.html")
     _write(file, lab, results)
+    for result in results:
+        if result.verdict.violations:
+            kept = _keep(file, result)
+            print(f"what clients of the store did and saw in {result.run.scenario.name}: {kept}")
     held = not any(result.verdict.violations for result in results)
     print(f"\n{'0' if held else sum(r.verdict.violations for r in results)} violations", end=" ")
     print(f"in {len(results)} scenarios, {time.monotonic() - started:.0f} s. Report: {file}")
@@ -85,6 +91,13 @@ def summary(results: Sequence[Result]) -> str:
         times = (_seconds(verdict.gap), _seconds(verdict.back.all))
         rows.append((run.scenario.name, len(run.strikes), *acknowledged, unknown, *times, verdict.violations))
     return table(head, rows)
+
+
+def _keep(report: Path, result: Result) -> Path:
+    """The history that was judged, beside the report: the same faults may not hit the same moment again."""
+    file = report.with_suffix(f".{result.run.scenario.name}.json")
+    file.write_text(json.dumps(to_json(result.run.store)))
+    return file
 
 
 def _write(file: Path, lab: Lab, results: Sequence[Result]) -> None:
