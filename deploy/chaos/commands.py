@@ -149,26 +149,33 @@ def _inject(lab: Lab, arguments: argparse.Namespace) -> int:
     leaders = targets.needs_leaders(arguments.targets)
     choice = targets.Choice(lab.view(leaders=leaders), random.Random())
     chosen = [target for spec in arguments.targets for target in targets.resolve(spec, choice)]
+    where = ", ".join(str(target) for target in chosen)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, _on_signal)
-    handle = active.inject(lab, entry.name, chosen, arguments.duration, detached=arguments.detach, **params)
-    where = ", ".join(str(target) for target in chosen)
-    if not entry.lasting and arguments.duration is None:
-        print(f"{entry.name} {where}: done")
-        return 0
-    ends = "until you press Ctrl-C" if arguments.duration is None else f"for {arguments.duration:g} s"
-    if arguments.detach:
-        id_ = handle.record.id
-        print(f"{id_}: {entry.name} {where} is in force; `hardway chaos undo {id_}` ends it")
-        return 0
-    print(f"{entry.name} {where}: in force {ends}", flush=True)
+    handle: active.Handle | None = None
     try:
+        handle = active.inject(
+            lab, entry.name, chosen, arguments.duration, detached=arguments.detach, **params
+        )
+        if arguments.detach or (not entry.lasting and arguments.duration is None):
+            print(_said(entry, where, handle))
+            return 0
+        ends = "until you press Ctrl-C" if arguments.duration is None else f"for {arguments.duration:g} s"
+        print(f"{entry.name} {where}: in force {ends}", flush=True)
         if arguments.duration is None:
             signal.pause()
         time.sleep(arguments.duration or 0.0)
     except _Ended:
         pass
-    finally:
+    if handle is not None:
         handle.undo()
-    print("undone")
+        print("undone")
     return 0
+
+
+def _said(entry: Entry, where: str, handle: active.Handle) -> str:
+    """What is left to know when the command does not stay."""
+    if handle.record.until is None and not entry.lasting:
+        return f"{entry.name} {where}: done"
+    id_ = handle.record.id
+    return f"{id_}: {entry.name} {where} is in force; `hardway chaos undo {id_}` ends it"

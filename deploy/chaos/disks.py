@@ -9,6 +9,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +25,8 @@ UNIT = "etcdlite"
 # Below /run: forgotten when the host goes down, as the member's new life is not watched either.
 RULE = "/run/fsync-rule"
 TORN_BYTES = 4096
+WATCHED_TIMEOUT = 30.0
+POLL = 0.05
 ETCDCTL_TIMEOUT = 30.0
 
 
@@ -111,6 +114,11 @@ def watched(lab: Lab, targets: tuple[Target, ...], values: Mapping[str, object],
     def apply() -> None:
         with _stopped(lab, host, wrap=wrap):
             pass
+        deadline = time.monotonic() + WATCHED_TIMEOUT
+        while not is_watched(lab, host):
+            if time.monotonic() > deadline:
+                raise FaultError(f"{host}: the member did not start under the filter; see its log")
+            time.sleep(POLL)
 
     def undo() -> None:
         if is_watched(lab, host):
