@@ -21,7 +21,7 @@ from componentbase.backoff import Backoff
 from deploy import probes
 from deploy.chaos import active, targets
 from deploy.chaos.lab import Lab
-from deploy.chaos.load import api, service
+from deploy.chaos.load import api, service, setup
 from deploy.chaos.record import Run, Sample, Strike
 from deploy.chaos.schema import Scenario, Step
 from deploy.control import HostDown, Refused
@@ -78,7 +78,7 @@ class Execution:
         """All of it. Raises NotReady and the API client's errors, when there is no run to record them in."""
         await self.wait_for("the members", self.members_lacking, READY_TIMEOUT)
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}}
-        await self.client.create(NAMESPACES, namespace)
+        await setup.create(self.client, NAMESPACES, namespace)
         prepared: list[active.Handle] = []
         try:
             for step in self.scenario.prepare:

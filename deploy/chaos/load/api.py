@@ -16,11 +16,11 @@ from typing import Any
 from apimachinery import errors
 from componentbase.backoff import Backoff
 from deploy.chaos.counters import Counters, Seen
+from deploy.chaos.load.setup import create, insist
 from kubeclient.resources import CONFIGMAPS
 from kubeclient.rest import MERGE, ConnectionFailed, RestClient
 
 REQUEST_TIMEOUT = 10.0
-SETUP_TIMEOUT = 30.0
 CATCH_UP = 60.0
 FAILURES = (errors.StatusError, ConnectionFailed, TimeoutError)
 
@@ -47,10 +47,10 @@ class Load:
         """Make all objects (number 0); return the resourceVersion to watch from."""
         for name in self.names:
             began = time.monotonic()
-            await self._client.create(CONFIGMAPS, self._object(name), self._namespace)
+            await create(self._client, CONFIGMAPS, self._object(name), self._namespace)
             self.counters.acknowledge(name, 0, began, time.monotonic())
             self.counters.watched.append((name, 0))
-        listed = await self._client.list(CONFIGMAPS, self._namespace)
+        listed = await insist(lambda: self._client.list(CONFIGMAPS, self._namespace))
         return str(listed["metadata"]["resourceVersion"])
 
     @property
@@ -75,9 +75,8 @@ class Load:
             watcher.cancel()
 
     async def stored(self) -> dict[str, int]:
-        """What the cluster holds now. Raises what the client raises."""
-        async with asyncio.timeout(SETUP_TIMEOUT):
-            listed = await self._client.list(CONFIGMAPS, self._namespace)
+        """What the cluster holds now."""
+        listed = await insist(lambda: self._client.list(CONFIGMAPS, self._namespace))
         return numbers(listed["items"])
 
     async def _write(self, names: list[str]) -> None:
@@ -161,7 +160,7 @@ class Load:
                 return
             await asyncio.sleep(0.1)
 
-    def _object(self, name: str) -> dict[str, object]:
+    def _object(self, name: str) -> dict[str, Any]:
         return {
             "apiVersion": "v1",
             "kind": "ConfigMap",

@@ -15,6 +15,7 @@ from typing import Any
 from apimachinery import errors
 from deploy import probes
 from deploy.chaos.lab import Lab
+from deploy.chaos.load.setup import create
 from deploy.control import HostDown
 from kubeclient.resources import DEPLOYMENTS, PODS, SERVICES
 from kubeclient.rest import ConnectionFailed, RestClient
@@ -108,8 +109,9 @@ class Load:
 
     async def prepare(self) -> None:
         """Create both."""
-        await self._client.create(DEPLOYMENTS, deployment(self._namespace, self.replicas, self._toleration))
-        made = await self._client.create(SERVICES, service(self._namespace))
+        wanted = deployment(self._namespace, self.replicas, self._toleration)
+        await create(self._client, DEPLOYMENTS, wanted, self._namespace)
+        made = await create(self._client, SERVICES, service(self._namespace), self._namespace)
         self._address = str(made["spec"]["clusterIP"])
 
     @contextlib.asynccontextmanager
