@@ -125,8 +125,8 @@ class Aggregator:
                     await self._register()
                     await self._follow()
                     pause = LOOK_SECONDS if self._extensions else None
-                except (StatusError, StorageError) as error:
-                    logger.warning("APIServices: %s", error)
+                except* (StatusError, StorageError) as failed:  # services are judged side by side
+                    logger.warning("APIServices: %s", failed.exceptions[0])
                     pause = RETRY_PASS_SECONDS
                 await self._sleep(pause)
         finally:
@@ -220,6 +220,7 @@ class Aggregator:
     async def _judge(self, item: GroupVersion, service: Object) -> None:
         """Ask a server when it is time to, or when it has moved; write what came of it."""
         extension, now = self._extensions[item], self._monotonic()
+        due = extension.due
         try:
             where: tuple[Address, ...] | str = tuple(sorted(extension.remote.addresses()))
             missing = None
@@ -232,10 +233,12 @@ class Aggregator:
             else:
                 extension.verdict = await self._ask(extension, service["metadata"]["name"])
             good = extension.verdict["status"] == "True"
-            extension.due = now + (RECHECK_SECONDS if good else RETRY_SECONDS)
+            due = now + (RECHECK_SECONDS if good else RETRY_SECONDS)
+            extension.due = now  # a verdict that cannot be written is reached again
         elif available_condition(service) is not None:
             return
         await self._report(service, extension.verdict)
+        extension.due = due
 
     async def _ask(self, extension: Extension, name: str) -> Object:
         group, version = extension.remote.group_version
