@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from types import TracebackType
 from typing import Any
 
@@ -93,6 +93,18 @@ async def deadline(seconds: float, what: str) -> AsyncIterator[None]:
         if scope.expired():
             raise TimeoutError(f"{what}: no result within {seconds:g}s") from error
         raise
+
+
+async def all_of(works: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run them at once, to the last. The first that fails ends the others, and what it raised is raised as it
+    is.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(work)
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
 
 
 async def forever(

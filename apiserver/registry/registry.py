@@ -27,11 +27,15 @@ from apiserver.registry.reading import Reader, relative_key, selector_filter, st
 from apiserver.rest.options import DeleteOptions, ListOptions
 from apiserver.storage.cacher import Cacher, decode_converted, encode_converted
 from apiserver.storage.interface import RevisionMismatch, StorageError, Store
+from apiserver.storage.watchcache import Entry
+from componentbase import tasks
 
 Object = dict[str, Any]
 Compute = Callable[[Object], Awaitable[Object]]
 
 MAX_SWAPS = 32
+DELETERS = 16
+"""Objects of a deletecollection that are deleted at once."""
 NAME_ATTEMPTS = 8
 STATUS_LIKE = ("status", "approval")
 OWN_RULES = ("binding", "finalize", "ephemeralcontainers", "resize")
@@ -210,24 +214,28 @@ class Registry:
         """Delete all that match; what disappears meanwhile is no error."""
         selector_filter(call.kind, which)
         listing = await self.reader.list(call.kind, call.namespace, which)
-        out = []
-        for entry in listing.entries:
-            single = Call(
-                "delete",
-                call.kind,
-                entry.namespace,
-                entry.name,
-                call.user,
-                dry_run=options.dry_run,
-                options=options,
-            )
-            try:
-                obj, _ = await self.delete(single, options)
-                out.append(obj)
-            except StatusError as error:
-                if not errors.is_not_found(error):
-                    raise
-        return out
+        entries = enumerate(listing.entries)
+        gone: dict[int, Object] = {}
+
+        async def work() -> None:
+            for index, entry in entries:
+                obj = await self._delete_listed(call, entry, options)
+                if obj is not None:
+                    gone[index] = obj
+
+        # Each waits for the store most of its time.
+        await tasks.all_of([work() for _ in range(min(DELETERS, len(listing.entries)))])
+        return [gone[index] for index in sorted(gone)]
+
+    async def _delete_listed(self, call: Call, entry: Entry, options: DeleteOptions) -> Object | None:
+        single = Call("delete", call.kind, entry.namespace, entry.name, call.user)
+        single.dry_run, single.options = options.dry_run, options
+        try:
+            return (await self.delete(single, options))[0]
+        except StatusError as error:
+            if not errors.is_not_found(error):
+                raise
+        return None
 
     async def _stored(self, kind: Kind, namespace: str, name: str) -> tuple[Object | None, bool]:
         """The object and whether it was just read from the store (rather than the cache)."""

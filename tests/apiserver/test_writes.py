@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import pytest
+
+from apimachinery import errors
+from apiserver.registry.call import Call
+from apiserver.registry.registry import Registry
+from apiserver.rest.options import DeleteOptions
 from tests.apiserver.harness import CONFIG_MAPS, DEFAULT_ACCOUNT, PODS, Harness, config_map, harness, pod, run
 
 
@@ -178,6 +185,37 @@ def test_delete_collection_respects_the_selector() -> None:
         await api.ok("DELETE", f"{CONFIG_MAPS}?labelSelector=color%3Dred")
         left = [item["metadata"]["name"] for item in (await api.ok("GET", CONFIG_MAPS))["items"]]
         assert "b" in left and "a" not in left and "c" not in left
+
+    run(test)
+
+
+def test_delete_collection_deletes_several_at_once_and_says_why_it_cannot(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The deletions wait for each other, which they could not one after another."""
+
+    async def test(api: Harness) -> None:
+        names = [f"many-{number}" for number in range(8)]
+        for name in names:
+            body = {**config_map(name), "metadata": {"name": name, "labels": {"of": "many"}}}
+            await api.ok("POST", CONFIG_MAPS, body)
+        registry, together, under_way = Registry.delete, asyncio.Event(), [0]
+
+        async def delete(self: Registry, call: Call, options: DeleteOptions) -> tuple[dict[str, Any], bool]:
+            under_way[0] += 1
+            if under_way[0] == len(names):
+                together.set()
+            await asyncio.wait_for(together.wait(), 20)
+            if call.name == "many-5":
+                raise errors.forbidden("", "configmaps", call.name, "not this one")
+            return await registry(self, call, options)
+
+        monkeypatch.setattr(Registry, "delete", delete)
+        path = f"{CONFIG_MAPS}?labelSelector=of%3Dmany"
+        await api.fails(403, "Forbidden", "DELETE", path)
+        monkeypatch.undo()
+        await api.ok("DELETE", path)
+        assert not (await api.ok("GET", path))["items"]
 
     run(test)
 

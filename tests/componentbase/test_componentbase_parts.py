@@ -261,3 +261,25 @@ def test_unusable_certificates_are_named(certificates: Certificates, tmp_path: P
         tlsutil.client_context(tmp_path / "missing-ca.pem")
     with pytest.raises(ValueError, match="without a CA"):
         tlsutil.server_context(certificates.server.cert, certificates.server.key, require_client=True)
+
+
+def test_all_of_raises_what_the_first_failure_was_and_ends_the_others() -> None:
+    ended: list[str] = []
+
+    async def fails() -> None:
+        raise LookupError("mine")
+
+    async def waits() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            ended.append("waits")
+            raise
+
+    async def test() -> None:
+        with pytest.raises(LookupError, match="mine"):
+            await tasks.all_of([waits(), fails()])
+        await tasks.all_of([])
+
+    asyncio.run(test())
+    assert ended == ["waits"]
