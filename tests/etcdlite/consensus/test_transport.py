@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from etcdlite.consensus.errors import ConfigurationError
-from etcdlite.consensus.transport import REMOVED, Identity, TcpTransport
+from etcdlite.consensus.transport import REMOVED, Identity, TcpTransport, ask
 from etcdlite.pb import raft_pb2 as pb
 from etcdlite.raft import messages as m
 from etcdlite.raft.types import Index, NodeId, SnapshotMeta, Term
@@ -34,6 +34,9 @@ class Inbox:
 
     def on_question(self, hello: pb.Hello) -> pb.Welcome:
         return pb.Welcome(cluster_id=7)
+
+    async def on_hash_question(self, hello: pb.Hello) -> pb.Welcome:
+        return pb.Welcome(hash=pb.Hash(digest=9, revision=hello.ask_hash))
 
     def on_disconnect(self, node: NodeId) -> None:
         self.lost.append(node)
@@ -102,6 +105,21 @@ def test_strangers_are_refused(other: Identity) -> None:
     async def test() -> None:
         async with up(Pair(ME, other)) as pair:
             assert not await pair.connected()
+
+    run(test)
+
+
+def test_the_hash_of_the_data_is_for_members_only() -> None:
+    async def test() -> None:
+        pair = Pair(ME, YOU)
+        async with up(pair):
+            assert await pair.connected()
+            url = pair.urls[NodeId(2)][0]
+            member = pb.Hello(cluster_id=5, sender=1, to=2, ask_hash=77)
+            assert (await ask(url, member, None)).hash == pb.Hash(digest=9, revision=77)
+            stranger = pb.Hello(cluster_id=6, sender=1, to=2, ask_hash=77)
+            with pytest.raises(ConnectionRefusedError, match="cluster ID mismatch"):
+                await ask(url, stranger, None)
 
     run(test)
 
