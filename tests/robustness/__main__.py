@@ -35,6 +35,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--gap", type=float, default=2.5, help="mean seconds between faults")
     parser.add_argument("--pace", type=float, default=0.02, help="mean seconds between a client's requests")
     parser.add_argument("--folder", type=Path, default=None, help="for logs and failed histories")
+    parser.add_argument("--keep", action="store_true", help="the logs of good rounds too")
     parser.add_argument("--quiet", action="store_true", help="the table only")
     parser.add_argument("--replay-history", type=Path, default=None, help="judge a saved history again")
     return parser.parse_args(argv)
@@ -76,7 +77,7 @@ def run(options: argparse.Namespace, folder: Path) -> list[Result]:
         results.append(result)
         if result.violations:
             _report_failure(options, result, place)
-        else:
+        elif not options.keep:
             shutil.rmtree(place, ignore_errors=True)
     return results
 
