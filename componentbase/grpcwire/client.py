@@ -351,6 +351,10 @@ class Channel:
         """Whether there is a connection that new calls can use."""
         return self._connection is not None and self._connection.usable
 
+    async def connect(self, timeout: float) -> None:
+        """Connect now rather than with the first call. Raises RpcError."""
+        await self._ready(timeout)
+
     def close(self) -> None:
         """Drop the connection; calls that wait on it end as UNAVAILABLE. The channel can be used again."""
         connection, self._connection = self._connection, None

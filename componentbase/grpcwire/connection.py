@@ -4,7 +4,8 @@ Here is what both ends have in common; `accepting` and `dialling` add what diffe
 `receiver`, told of messages and of the end as they happen. Bounds, all of one connection:
 
 * streams that the other side may open at a time; header lists; messages
-* `buffered`: bytes of unfinished and unread messages. What would pass it ends its own stream
+* `buffered`: bytes of messages that are unfinished, unread or being answered. What would pass it ends its
+  own stream
 * `unsent`: bytes that wait for the other side's flow control; the shell cuts off who lets too many wait
 * resets and empty frames, which cost the sender nothing: `_spend`
 
@@ -38,7 +39,7 @@ class Limits:
     max_frame: int = frames.DEFAULT_FRAME
     stream_window: int = 256 << 10
     connection_window: int = 8 << 20
-    max_buffered: int = 64 << 20
+    max_buffered: int = 256 << 20
 
 
 class Receiver(Protocol):
@@ -227,7 +228,10 @@ class Connection:
         self.buffered += reader.held - before
         for message in whole:
             stream.receiver.on_message(message)
-        if ended:
+        if self.buffered > self.limits.max_buffered:
+            text = "too many bytes of unfinished messages on this connection"
+            self._broken(stream, RpcError(Code.RESOURCE_EXHAUSTED, text))
+        elif ended:
             self._end_of(stream)
         else:
             self._grant(stream)
@@ -266,10 +270,6 @@ class Connection:
 
     def _grant(self, stream: Stream) -> None:
         """Give window back: half at a time, more at once for a large message, none while much is unread."""
-        if self.buffered > self.limits.max_buffered:
-            text = "too many bytes of unfinished messages on this connection"
-            self._broken(stream, RpcError(Code.RESOURCE_EXHAUSTED, text))
-            return
         whole = self.limits.stream_window
         wanted = max(whole, stream.reader.missing)
         if stream.unread * 2 <= whole and stream.window * 2 <= wanted:

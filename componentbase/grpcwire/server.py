@@ -82,6 +82,7 @@ class Call:
             self.fail(RpcError(Code.INTERNAL, "more than one message in a unary call"))
             return
         self._message = message
+        self.connection.core.unread(self.stream, len(message))  # until the call is over
 
     def on_end(self) -> None:
         if self._message is None:
@@ -252,7 +253,7 @@ class _Accepted(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.watchdog.heard(self.loop.time())
         self.core.receive(data)
-        if self.core.last_stream:
+        if self.core.settled:
             self._greeting.cancel()
         self.flush()
 

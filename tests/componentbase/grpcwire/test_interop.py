@@ -430,3 +430,48 @@ def test_a_client_that_never_reads_costs_a_bound(pki: Path) -> None:
             slow.close()
 
     asyncio.run(main())
+
+
+def test_requests_under_way_are_bounded_together(pki: Path) -> None:
+    """Twenty calls of 100 KB hang at a server that keeps a million bytes: the rest is refused by name."""
+
+    async def main() -> None:
+        limits = Limits(max_buffered=1_000_000)
+        async with ours(pki, limits=limits) as (server, port):
+            channel = our_channel(pki, port)
+            async with asyncio.TaskGroup() as tasks:
+                calls = [
+                    tasks.create_task(_outcome(channel.unary("/t.T/Hang", b"x" * 100_000, timeout=60)))
+                    for _ in range(20)
+                ]
+                await _until(lambda: sum(call.done() for call in calls) >= 10)
+                assert {call.result().code for call in calls if call.done()} == {Code.RESOURCE_EXHAUSTED}
+                assert all(each.core.buffered <= 1_100_000 for each in server.connections)
+                channel.close()
+            assert not any(each.core.buffered for each in server.connections)
+
+    asyncio.run(main())
+
+
+def test_a_connection_without_calls_is_kept_and_one_without_a_greeting_is_not(
+    pki: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("componentbase.grpcwire.server._GREETING_SECONDS", 0.5)
+
+    async def main() -> None:
+        async with ours(pki) as (server, port):
+            idle = our_channel(pki, port)
+            await idle.connect(60)
+            kept = set(server.connections)
+            tls = tlsutil.client_context(pki / "ca.pem", pki / "client.pem", pki / "client-key.pem")
+            tls.set_alpn_protocols(["h2"])
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
+            async with asyncio.timeout(60):
+                with contextlib.suppress(ConnectionError):
+                    await reader.read()  # its SETTINGS, then the end
+            writer.close()
+            assert set(server.connections) == kept
+            assert idle.connected
+            idle.close()
+
+    asyncio.run(main())
