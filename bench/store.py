@@ -114,7 +114,7 @@ def _puts(cluster: Cluster) -> Iterator[Result]:
         yield from _load(
             cluster, f"put, {clients} client{'s' * (clients > 1)}", 1.0, work="put", clients=clients
         )
-    name = "put, 64 clients over 3 connections"
+    name = "put, 64 clients over 6 connections"
     yield from _load(cluster, name, 1.0, work="put", clients=64, connections=6)
 
 
