@@ -178,7 +178,8 @@ class Measurement:
             events = self._client.watch(CONFIGMAPS, SPACE, resource_version=since)
             async with contextlib.aclosing(events):
                 async for event in events:
-                    seen(event.object["metadata"]["name"])
+                    if event.type != "BOOKMARK":
+                        seen(event.object["metadata"]["name"])
 
         async with asyncio.TaskGroup() as group:
             task = group.create_task(follow())

@@ -77,7 +77,7 @@ async def bindings(client: RestClient, since: str, count: int) -> dict[str, floa
     seen: dict[str, float] = {}
     async with contextlib.aclosing(client.watch(PODS, "default", resource_version=since)) as events:
         async for event in events:
-            name = event.object["metadata"]["name"]
+            name = event.object["metadata"].get("name", "")  # a bookmark has none
             if event.object.get("spec", {}).get("nodeName") and name not in seen:
                 seen[name] = time.perf_counter()
                 if len(seen) == count:

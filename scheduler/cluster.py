@@ -5,6 +5,7 @@ unblock.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any
 
 from scheduler.budgets import compile_budget
@@ -51,9 +52,9 @@ class Cluster:
     # -- assuming -------------------------------------------------------------------------------------------
 
     def assume(self, info: PodInfo, node: str) -> None:
-        """Count the pod on its node while the binding is on its way."""
+        """Count the pod on its node while the binding is on its way, as the API will show it."""
         self._assumed[info.key] = info.uid
-        self.columns.add_pod(info, node)
+        self.columns.add_pod(replace(info, node_name=node), node)
 
     def forget(self, info: PodInfo) -> None:
         """The binding failed; unless the API has shown the pod placed meanwhile, take it off again."""
@@ -102,15 +103,17 @@ class Cluster:
             self.on_change()
 
     def _see_placed(self, info: PodInfo) -> None:
-        self._assumed.pop(info.key, None)
+        assumed = self._assumed.pop(info.key, None) is not None
         self.nominate(info, "")
         self.queue.delete(info.key)
         known = self.columns.pods.get(info.key)
         if known is None or known.info != info:
             self.columns.add_pod(info, info.node_name)
             self._happened(ClusterEvent.POD_PLACED)
-        else:
-            self.columns.note_status(info)
+            return
+        self.columns.note_status(info)
+        if assumed:  # counted already, but only now is it certain
+            self._happened(ClusterEvent.POD_PLACED)
 
     def pod_deleted(self, pod: Object) -> None:
         key = f"{pod['metadata'].get('namespace', '')}/{pod['metadata']['name']}"

@@ -104,3 +104,42 @@ def test_a_resource_nobody_named_before_gets_its_column() -> None:
     row = made.columns.resource_row("example.com/gpu")
     assert made.columns.allocatable[row, made.columns.row_of["n2"]] == 2
     assert made.columns.allocatable[row, made.columns.row_of["n1"]] == 0
+
+
+def test_a_binding_that_comes_true_changes_no_column_and_wakes_who_waited_for_it() -> None:
+    """A decision counts a pod once; its confirmation makes no row worth another look, but lets pods with an
+    affinity to it try again.
+    """
+    made = cluster()
+    waiting = pod("p", cpu="1")
+    made.pod_added(waiting)
+    queued = made.queue.pop()
+    assert queued is not None
+    made.pod_added(pod("follower"))
+    follower = made.queue.pop()
+    assert follower is not None
+    made.queue.park(follower, ClusterEvent.POD_PLACED)
+    made.assume(queued.info, "n1")
+    before, requested = made.columns.journal.position, made.columns.requested.copy()
+    bound = copy.deepcopy(waiting)
+    bound["spec"]["nodeName"] = "n1"
+    made.pod_updated(waiting, bound)
+    assert made.columns.journal.position == before
+    assert (made.columns.requested == requested).all()
+    assert follower.place is not Place.UNSCHEDULABLE
+    made.pod_updated(bound, bound)
+    assert made.columns.journal.position == before
+    made.pod_deleted(bound)
+    assert not made.columns.requested.any()
+
+
+def test_a_pod_that_others_bound_elsewhere_is_counted_there() -> None:
+    made = cluster()
+    made.node_added(node("n2"))
+    waiting = pod("p", cpu="1")
+    made.assume(compile_pod(waiting), "n1")
+    bound = copy.deepcopy(waiting)
+    bound["spec"]["nodeName"] = "n2"
+    made.pod_updated(waiting, bound)
+    placed = made.columns.pods["default/p"]
+    assert made.columns.names[placed.row] == "n2"
