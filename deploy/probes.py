@@ -30,10 +30,17 @@ def dial(namespace: str | Path, address: str, port: int, timeout: float = TIMEOU
 
 
 def fetch(
-    namespace: str | Path, address: str, port: int, path: str, context: ssl.SSLContext | None = None
+    namespace: str | Path,
+    address: str,
+    port: int,
+    path: str,
+    context: ssl.SSLContext | None = None,
+    timeout: float = TIMEOUT,
 ) -> tuple[int, bytes]:
-    """GET `path`; the status code and body. Raises OSError, http.client.HTTPException."""
-    sock: socket.socket = dial(namespace, address, port)
+    """GET `path`; the status code and body. `timeout` in seconds is for each step. Raises OSError,
+    http.client.HTTPException.
+    """
+    sock: socket.socket = dial(namespace, address, port, timeout)
     with sock:
         if context is not None:
             sock = context.wrap_socket(sock, server_hostname=address)

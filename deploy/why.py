@@ -18,6 +18,8 @@ from deploy.topology import Topology
 from pki.kubeconfig import load
 
 PORT = 10259
+TIMEOUT = 15.0
+"""Seconds. A scheduler may be in the middle of a burst, and on a busy machine a handshake takes its time."""
 
 
 class Unknown(ValueError):
@@ -35,7 +37,7 @@ def ask(topology: Topology, state: State, pod: str) -> str:
         try:
             namespace = f"/proc/{Control(host.name, state.socket(host.name)).pid()}/ns/net"
             path = "/debug/why/" + urllib.parse.quote(key)
-            status, body = probes.fetch(namespace, "127.0.0.1", PORT, path, context)
+            status, body = probes.fetch(namespace, "127.0.0.1", PORT, path, context, TIMEOUT)
         except (HostDown, OSError, http.client.HTTPException) as error:
             said.append(f"{host.name}: {error or type(error).__name__}")
             continue
