@@ -31,7 +31,7 @@ POD_CIDR = "10.64.0.0/10"
 @dataclass
 class Plane:
     """A running control plane. `processes` are named after their daemon (`etcdlite-0`, `apiserver`, ...); of
-    those in `sampled` a profile is written when they end (`bench.profiled`).
+    those in `sampled` a profile is written when they end (`bench.sampled`).
     """
 
     directory: Path
@@ -58,7 +58,7 @@ class Plane:
 
     def start(self, name: str, package: str, flags: dict[str, str]) -> subprocess.Popen[bytes]:
         """Start a daemon; its log is a file of its name in the directory."""
-        run = ["bench.profiled", str(self.profile(name)), package] if name in self.sampled else [package]
+        run = ["bench.sampled", str(self.profile(name)), package] if name in self.sampled else [package]
         argv = [sys.executable, "-m", *run, *(f"--{flag}={value}" for flag, value in flags.items())]
         with (self.directory / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(argv, cwd=ROOT, stdout=log, stderr=log)
@@ -123,6 +123,10 @@ class Plane:
     def memory(self) -> dict[str, int]:
         """Proportional memory of each process, in bytes."""
         return {name: pss(process.pid) for name, process in self.processes.items()}
+
+    def last_words(self, name: str) -> str:
+        """The end of a daemon's log."""
+        return (self.directory / f"{name}.log").read_text(errors="replace")[-2000:]
 
     def died(self) -> list[str]:
         return [name for name, process in self.processes.items() if process.poll() is not None]
@@ -201,7 +205,8 @@ async def _ready(plane: Plane) -> None:
     async with RestClient.from_kubeconfig(plane.admin) as client:
         while time.monotonic() < deadline:
             if died := plane.died():
-                raise RuntimeError(f"{', '.join(died)} ended; see the log in {plane.directory}")
+                last = "\n".join(plane.last_words(name) for name in died)
+                raise RuntimeError(f"{', '.join(died)} ended before the apiserver was ready:\n{last}")
             try:
                 answer = await client.raw("GET", "/readyz")
             except ConnectionFailed as error:
