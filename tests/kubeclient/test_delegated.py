@@ -5,27 +5,30 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import httpx
 import orjson
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from componentbase.health import Health
 from kubeclient.delegated import ANONYMOUS, Delegated, FrontProxy, Guarded, User
+from kubeclient.http1.message import Answer, Request
 from kubeclient.rest import RestClient
 from kubeclient.transport import Target
 from pki.ca import Authority
 from pki.certs import Profile
 
 
-class Reviews(httpx.AsyncBaseTransport):
+class Reviews:
     """Knows one bearer, alice of "team", whom it lets do everything but delete; keeps the questions."""
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        review = orjson.loads(request.content)
+    async def aclose(self) -> None:
+        """Part of a transport."""
+
+    async def send(self, request: Request) -> Answer:
+        review = orjson.loads(request.body or b"")
         self.asked.append(review["spec"])
         if review["kind"] == "TokenReview":
             user = {"username": "alice", "uid": "7", "groups": ["team"], "extra": {"Scopes": ["a", "b"]}}
@@ -35,7 +38,7 @@ class Reviews(httpx.AsyncBaseTransport):
             wanted = review["spec"].get("resourceAttributes") or review["spec"]["nonResourceAttributes"]
             allowed = review["spec"]["user"] == "alice" and wanted["verb"] != "delete"
             status = {"allowed": allowed, "reason": "" if allowed else "no rule"}
-        return httpx.Response(201, content=orjson.dumps({**review, "status": status}))
+        return Answer(201, content=orjson.dumps({**review, "status": status}))
 
 
 def authority(name: str) -> Authority:
