@@ -38,6 +38,8 @@ LEGACY = frozenset(
 COMPUTE = ("cpu", "memory", "ephemeral-storage")
 CLASS = ".storageclass.storage.k8s.io/"
 ONE = quantity.parse("1")
+# Updates that are charged: resource and subresource.
+GROWING = frozenset({("services", ""), ("persistentvolumeclaims", ""), ("pods", "resize")})
 
 
 COUNTS = 4
@@ -67,7 +69,9 @@ class Counted:
 
 class ResourceQuota(Plugin):
     def handles(self, call: Call) -> bool:
-        return is_create(call) and call.kind.namespaced and call.kind.group != "authorization.k8s.io"
+        if not call.kind.namespaced or call.kind.group == "authorization.k8s.io":
+            return False
+        return is_create(call) or grows(call)
 
     async def validate(self, call: Call) -> None:
         kind = self.context.scheme.resource("", "v1", "resourcequotas")
@@ -79,8 +83,9 @@ class ResourceQuota(Plugin):
     async def _charge(self, call: Call, kind: Kind, seen: Object) -> None:
         assert call.obj is not None
         hard = parsed((seen.get("spec") or {}).get("hard"))
-        _check_specified(call, seen, hard)
-        if not concerns(seen, call.kind, call.obj) or not restrict(usage_of(call.kind, call.obj), hard):
+        if call.old is None:
+            _check_specified(call, seen, hard)
+        if not concerns(seen, call.kind, call.obj) or not restrict(asked_by(call), hard):
             return
         counted: Counted | None = None
         for attempt in range(COUNTS):
@@ -138,7 +143,7 @@ class ResourceQuota(Plugin):
 
 
 def charge(quota: Object, call: Call, counted: Counted | None) -> Object:
-    """The quota with `call`'s object added to what is used. Raises Insufficient.
+    """The quota with what `call` asks for added to what is used. Raises Insufficient.
 
     A count stands for what is used only while the quota is at the version it was counted at, and, unless
     nothing
@@ -146,7 +151,7 @@ def charge(quota: Object, call: Call, counted: Counted | None) -> Object:
     """
     assert call.obj is not None
     hard = parsed((quota.get("spec") or {}).get("hard"))
-    more, version = restrict(usage_of(call.kind, call.obj), hard), quota["metadata"]["resourceVersion"]
+    more, version = restrict(asked_by(call), hard), quota["metadata"]["resourceVersion"]
     status = quota.setdefault("status", {})
     recorded = parsed(status.get("used")) if set(status.get("used") or {}) == set(hard) else None
     fresh = counted is not None and counted.version == version
@@ -175,6 +180,27 @@ def parsed(amounts: Mapping[str, Any] | None) -> Usage:
 
 def restrict(usage: Usage, hard: Mapping[str, Any]) -> Usage:
     return {name: value for name, value in usage.items() if name in hard}
+
+
+def grows(call: Call) -> bool:
+    """Whether this is an update by which an object may come to take more."""
+    if call.obj is None or call.old is None or call.kind.group != "":
+        return False
+    return (call.kind.resource, call.subresource) in GROWING
+
+
+def asked_by(call: Call) -> Usage:
+    """What a call takes: everything a new object does, or by how much an update makes it more."""
+    assert call.obj is not None
+    usage = usage_of(call.kind, call.obj)
+    if call.old is None:
+        return usage
+    before = usage_of(call.kind, call.old)
+    return {
+        name: value - before.get(name, ZERO)
+        for name, value in usage.items()
+        if before.get(name, ZERO) < value
+    }
 
 
 def usage_of(kind: Kind, obj: Object) -> Usage:

@@ -119,6 +119,28 @@ def test_a_quota_counts_and_refuses() -> None:
     run(body)
 
 
+def test_an_update_that_takes_more_is_charged() -> None:
+    async def body(api: Harness) -> None:
+        await prepare(api, "ResourceQuota", {"hard": {"services.nodeports": "2", "services": "5"}})
+        path = "/api/v1/namespaces/default/services"
+        ports = [{"name": f"p{at}", "port": 80 + at} for at in range(3)]
+        made = await api.ok("POST", path, {"metadata": {"name": "s"}, "spec": {"ports": ports[:1]}})
+        made["spec"].update(type="NodePort", ports=ports)
+        status = await api.fails(403, "Forbidden", "PUT", f"{path}/s", made)
+        assert (
+            "exceeded quota: q, requested: services.nodeports=3, used: services.nodeports=0"
+            in status["message"]
+        )
+        made["spec"]["ports"] = ports[:2]
+        made = await api.ok("PUT", f"{path}/s", made)
+        made["metadata"]["labels"] = {"more": "labels"}
+        await api.ok("PUT", f"{path}/s", made)  # takes nothing more
+        used = (await api.ok("GET", "/api/v1/namespaces/default/resourcequotas/q"))["status"]["used"]
+        assert used == {"services.nodeports": "2", "services": "2"}  # with the kubernetes Service
+
+    run(body)
+
+
 def test_a_quota_on_compute_asks_for_requests() -> None:
     async def body(api: Harness) -> None:
         await prepare(api, "ResourceQuota", {"hard": {"requests.cpu": "1", "pods": "5"}})
