@@ -26,10 +26,12 @@ NOT_SERVED: tuple[tuple[str, str, str], ...] = (
     ("v1", "componentstatuses", "deprecated since 1.19"),
     ("admissionregistration.k8s.io/v1", "mutatingadmissionpolicies", "needs CEL in admission"),
     ("admissionregistration.k8s.io/v1", "mutatingadmissionpolicybindings", "needs CEL in admission"),
-    ("networking.k8s.io/v1", "ipaddresses", "addresses are bits of one value (registry/allocation.py)"),
-    ("networking.k8s.io/v1", "servicecidrs", "one range, given by a flag"),
 )
 NOT_SERVED_PARTS = (
+    (
+        "writing IPAddresses and ServiceCIDRs",
+        "one range of addresses, that of `--service-cluster-ip-range`; both kinds can be read",
+    ),
     ("type checking of policies (`status.typeChecking`)", "expressions are dynamically typed"),
     (
         "admission plugins MutatingAdmissionPolicy, ClusterTrustBundleAttest, PodTopologyLabels, and those "

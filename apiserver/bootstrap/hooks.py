@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from apimachinery import errors
+from apimachinery import errors, meta
 from apimachinery.errors import StatusError
 from apimachinery.scheme import Kind, Scheme
 from apiserver.admission.pods import SYSTEM_CLASSES
@@ -22,6 +22,7 @@ from apiserver.auth import policy
 from apiserver.auth.user import LOOPBACK
 from apiserver.bootstrap.kubernetes_service import KubernetesService
 from apiserver.flowcontrol import defaults as flow_defaults
+from apiserver.kinds.serviceaddresses import cidr_object
 from apiserver.registry.allocation import ServiceAllocator
 from apiserver.registry.call import Call
 from apiserver.registry.registry import Registry
@@ -187,7 +188,10 @@ class Bootstrap:
         await self._registry.update(self._call(kind, "update", "kube-system", fields["name"]), put)
 
     async def repair(self) -> None:
-        """Compare the allocation bitmaps with the Services."""
+        """Compare the allocation bitmaps with the Services, and let their range be seen."""
+        created = meta.now_rfc3339(self._registry.settings.now())
+        cidr = cidr_object(self._values.service_cluster_ip_range, created)
+        await self._ensure("networking.k8s.io", "v1", "servicecidrs", cidr)
         services = await self._registry.reader.list(self._kind("", "v1", "services"), "", ListOptions())
         await self._allocator.repair([entry.decoded() for entry in services.entries])
 

@@ -12,8 +12,9 @@ import asyncio
 import base64
 import ipaddress
 import random
+import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from apimachinery import errors, field
@@ -21,6 +22,7 @@ from apimachinery.errors import Cause
 from apiserver.kinds.services import needs_health_port
 from apiserver.options import node_ports
 from apiserver.registry import faults
+from apiserver.registry.addresses import Addresses, Owner
 from apiserver.storage import codec
 from apiserver.storage.interface import PREFIX, KeyExists, RevisionMismatch, StorageError, Store
 
@@ -72,6 +74,12 @@ class Bitmap:
 
         await self._change(claim)
         return chosen
+
+    async def taken(self) -> set[int]:
+        """All numbers in use."""
+        stored, _ = await self._store.get(self._key)
+        used = self._decode(stored.value) if stored else 0
+        return {number for number in range(self._size) if used >> number & 1}
 
     async def give_back(self, numbers: Iterable[int]) -> None:
         mask = 0
@@ -139,16 +147,24 @@ class Bitmap:
 
 
 class ServiceReservation:
-    """What one write of a Service took, and what it will no longer need once it has happened."""
+    """What one write of a Service took, and what it will no longer need once it has happened.
 
-    def __init__(self, ips: Bitmap, ports: Bitmap) -> None:
+    `objects` writes the IPAddress objects of what was taken, and takes away those of what is left.
+    """
+
+    def __init__(
+        self, ips: Bitmap, ports: Bitmap, objects: Callable[[set[int], set[int]], Awaitable[None]]
+    ) -> None:
         self._bitmaps = (ips, ports)
+        self._objects = objects
         self.taken: tuple[set[int], set[int]] = (set(), set())
         self.leaving: tuple[set[int], set[int]] = (set(), set())
 
     async def commit(self) -> None:
         for bitmap, numbers in zip(self._bitmaps, self.leaving, strict=True):
             await _quietly(bitmap.give_back(numbers))
+        if self.taken[0] or self.leaving[0]:
+            await _quietly(self._objects(self.taken[0], self.leaving[0]))
 
     async def rollback(self) -> None:
         for bitmap, numbers in zip(self._bitmaps, self.taken, strict=True):
@@ -173,9 +189,19 @@ class ServiceAllocator:
         self._usable = range(1, size - 1)
         self._ips = Bitmap(store, "serviceips", cidr, size)
         self._ports = Bitmap(store, "servicenodeports", ports, len(self._port_range))
+        self._addresses = Addresses(store)
 
     async def reserve(self, new: Object | None, old: Object | None, dry_run: bool) -> ServiceReservation:
-        out = ServiceReservation(self._ips, self._ports)
+        service = new or old or {"metadata": {}}
+        owner = service["metadata"].get("namespace", ""), service["metadata"].get("name", "")
+
+        async def objects(taken: set[int], left: set[int]) -> None:
+            for number in taken:
+                await self._addresses.add(str(self._network[number]), owner, time.time())
+            for number in left:
+                await self._addresses.remove(str(self._network[number]))
+
+        out = ServiceReservation(self._ips, self._ports, objects)
         if new is not None and old is not None:
             inherit(new, old)
         if new is not None and not dry_run:
@@ -198,11 +224,23 @@ class ServiceAllocator:
         """Compare both bitmaps with the Services that exist."""
         ips: set[int] = set()
         ports: set[int] = set()
+        owners: dict[int, Owner] = {}
         for service in services:
-            ips |= self._ips_of(service)
+            mine = self._ips_of(service)
+            owners.update(
+                dict.fromkeys(mine, (service["metadata"]["namespace"], service["metadata"]["name"]))
+            )
+            ips |= mine
             ports |= self._ports_of(service)
         await self._ips.repair(ips)
         await self._ports.repair(ports)
+        await self._repair_objects(owners)
+
+    async def _repair_objects(self, owners: Mapping[int, Owner]) -> None:
+        """An address that is taken by now, but by nobody that was seen, keeps the object it may have."""
+        known = {number: owners.get(number) for number in await self._ips.taken()}
+        shown = {str(self._network[number]): owner for number, owner in known.items()}
+        await self._addresses.repair(shown, time.time())
 
     async def _take_ip(self, new: Object, old: Object | None, out: ServiceReservation) -> None:
         spec = new["spec"]

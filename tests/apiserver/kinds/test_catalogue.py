@@ -49,6 +49,8 @@ endpointslices - EndpointSlice
 ingressclasses - IngressClass
 ingresses ing Ingress
 networkpolicies netpol NetworkPolicy
+ipaddresses ip IPAddress
+servicecidrs - ServiceCIDR
 runtimeclasses - RuntimeClass
 poddisruptionbudgets pdb PodDisruptionBudget
 clusterrolebindings - ClusterRoleBinding
