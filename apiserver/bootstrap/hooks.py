@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +129,7 @@ class Bootstrap:
             ("rolebindings", policy.role_bindings()),
         )
         for resource, objects in made:
-            for obj in objects:
-                await self._reconcile_policy(resource, obj)
+            await _together(self._reconcile_policy(resource, obj) for obj in objects)
 
     async def _reconcile_policy(self, resource: str, wanted: Object) -> None:
         """Add what is missing from a role or binding, unless its owner has turned autoupdate off; remove
@@ -171,8 +170,7 @@ class Bootstrap:
         group = "flowcontrol.apiserver.k8s.io"
         made = (("prioritylevelconfigurations", flow_defaults.LEVELS), ("flowschemas", flow_defaults.SCHEMAS))
         for resource, objects in made:
-            for obj in objects:
-                await self._ensure(group, "v1", resource, copy.deepcopy(obj))
+            await _together(self._ensure(group, "v1", resource, copy.deepcopy(obj)) for obj in objects)
 
     async def _authentication_info(self) -> None:
         data = authentication_data(self._values)
@@ -219,6 +217,16 @@ class Bootstrap:
     @staticmethod
     def _call(kind: Kind, verb: str, namespace: str, name: str) -> Call:
         return Call(verb, kind, namespace, name, LOOPBACK)
+
+
+async def _together(steps: Iterable[Coroutine[Any, Any, Any]]) -> None:
+    """All steps at once: the store commits what arrives together in one go. Raises the first failure."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for step in steps:
+                tasks.create_task(step, name="bootstrap-step")
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from failed
 
 
 def authentication_data(values: Any) -> dict[str, str]:
