@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -18,6 +17,7 @@ from cloudcontroller.lab.cloud import LabCloud, load_cloud
 from cloudcontroller.lab.health import Check, Health
 from cloudcontroller.lab.router import Router, listener_rules, route_words
 from componentbase.clock import FakeClock
+from tests.netns import namespace
 
 can_enter = os.geteuid() == 0 and shutil.which("ip") is not None
 needs_root = pytest.mark.skipif(not can_enter, reason="needs root and iproute2")
@@ -33,19 +33,11 @@ instances:
 @pytest.fixture
 def netns() -> Iterator[str]:
     """A namespace without a name: it lives as long as the process that made it."""
-    holder = subprocess.Popen(["unshare", "--net", "sleep", "600"])
-    path = f"/proc/{holder.pid}/ns/net"
-    try:
-        deadline = time.monotonic() + 30
-        while Path(path).readlink() == Path("/proc/self/ns/net").readlink():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+    with namespace() as holder:
+        path = f"/proc/{holder}/ns/net"
         for line in ("link add r0 type bridge", "addr add 10.240.0.1/24 dev r0", "link set r0 up"):
             inside(path, f"ip {line}")
         yield path
-    finally:
-        holder.kill()
-        holder.wait()
 
 
 @pytest.mark.root

@@ -22,6 +22,7 @@ from kubeproxy.compiler import Settings
 from kubeproxy.model import ServicePort, service_ports
 from kubeproxy.rules import RuleSet
 from tests.kubeproxy.objects import endpoint, service, slice_of
+from tests.netns import namespace
 
 pytestmark = [
     pytest.mark.root,
@@ -91,16 +92,15 @@ class Lab:
 
     def __init__(self, stack: contextlib.ExitStack, mode: str) -> None:
         self.mode = mode
-        self._prefix = f"kp{os.getpid()}-"
+        self._holders: dict[str, int] = {}
         self._stack = stack
 
     def add(self, name: str) -> None:
-        run("ip", "netns", "add", self._prefix + name)
-        self._stack.callback(run, "ip", "netns", "delete", self._prefix + name)
+        self._holders[name] = self._stack.enter_context(namespace())
         self.inside(name, "ip", "link", "set", "lo", "up")
 
     def _enter(self, name: str) -> tuple[str, ...]:
-        return ("nsenter", f"--net=/run/netns/{self._prefix}{name}")
+        return ("nsenter", f"--net=/proc/{self._holders[name]}/ns/net")
 
     def inside(self, name: str, *argv: str, stdin: str | None = None) -> str:
         return run(*self._enter(name), *argv, stdin=stdin)
@@ -108,7 +108,7 @@ class Lab:
     def wire(self, name: str, address: str, gateway: str, bridge: str) -> None:
         """Join a namespace to a bridge of the node."""
         port = f"to-{name}"
-        peer = self._prefix + name
+        peer = str(self._holders[name])
         self.inside("node", "ip", "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", peer)
         self.inside("node", "ip", "link", "set", port, "master", bridge, "up")
         self.inside("node", "bridge", "link", "set", "dev", port, "hairpin", "on")
