@@ -126,6 +126,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 _UID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _SUFFIX = re.compile(r"-[bcdfghjklmnpqrstvwxz2456789]{5}\b")
 _ADDRESS = re.compile(r"10\.(32|200)\.\d+\.\d+")
+_MINUTE = re.compile(r"-\d{8}\b")  # of a CronJob's run, in its name
 _TOKEN = re.compile(r"(ZXlK|LS0tLS1CRUdJTi)[A-Za-z0-9+/=_-]+")  # a JWT, a PEM block; in base64
 _LEFT_OUT = {"resourceVersion", "managedFields", "generation", "observedGeneration", "message", "reason"}
 _LEFT_OUT |= {"lastScaleTime"}  # known to nobody when the one who scaled dies
@@ -142,7 +143,7 @@ async def outcome(on: Stage, before: set[str]) -> list[str]:
         if entry.key in before or key.startswith(_IGNORED):
             continue
         text = orjson.dumps(_plain(orjson.loads(entry.value)), option=orjson.OPT_SORT_KEYS).decode()
-        for pattern in (_TIME, _UID, _ADDRESS, _TOKEN, _SUFFIX):
+        for pattern in (_TIME, _UID, _ADDRESS, _TOKEN, _MINUTE, _SUFFIX):
             text = pattern.sub("*", text)
         out.append(text)
     return sorted(out)

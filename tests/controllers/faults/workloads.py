@@ -66,7 +66,8 @@ def sized(gvr: GVR, name: str, size: int, image: str = "web:1") -> Reached:
             counts.add(status.get("updatedReplicas", 0))
         if gvr is r.STATEFULSETS:
             counts.add(
-                status.get("updatedReplicas", 0) + (status["currentRevision"] != status["updateRevision"])
+                status.get("updatedReplicas", 0)
+                + (status.get("currentRevision") != status.get("updateRevision"))
             )
         settled = status.get("observedGeneration") == o.generation(found)
         return counts == {size} and settled and await images(api) == [image] * size
