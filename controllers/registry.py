@@ -134,8 +134,8 @@ REFUSED: Sequence[tuple[str, str, str]] = (
         "storage-version-migrator",
         "StorageVersionMigrations are not served",
     ),
-    ("resourceclaim-controller", "resource-claim-controller", "ResourceClaims are not served"),
-    ("device-taint-eviction-controller", "device-taint-eviction", "ResourceClaims are not served"),
+    ("resourceclaim-controller", "resource-claim-controller", "no kubelet here prepares devices"),
+    ("device-taint-eviction-controller", "device-taint-eviction", "no kubelet here prepares devices"),
     ("service-cidr-controller", "service-cidr", "ServiceCIDRs are not served"),
     (
         "validatingadmissionpolicy-status-controller",
@@ -145,7 +145,7 @@ REFUSED: Sequence[tuple[str, str, str]] = (
     (
         "volumeattributesclass-protection-controller",
         "volumeattributesclass-protection",
-        "VolumeAttributesClasses are not served",
+        "no driver here changes volumes",
     ),
     (
         "legacy-serviceaccount-token-cleaner-controller",

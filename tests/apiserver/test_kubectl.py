@@ -90,6 +90,8 @@ def test_typed_commands_which_send_protobuf(server: Running) -> None:
     kubectl(server, "-n", "n", "create", "serviceaccount", "default")
     kubectl(server, "-n", "n", "create", "deployment", "d", "--image=i", "--replicas=2")
     assert kubectl(server, "-n", "n", "get", "deploy", "d", "-o", "jsonpath={.spec.replicas}") == "2"
+    kubectl(server, "-n", "n", "autoscale", "deployment", "d", "--min=1", "--max=3", "--cpu-percent=50")
+    assert kubectl(server, "-n", "n", "get", "hpa", "d", "-o", "jsonpath={.spec.maxReplicas}") == "3"
     assert kubectl(server, "auth", "can-i", "list", "pods").strip() == "yes"
     token = kubectl(server, "-n", "n", "create", "token", "default").strip()
     who = kubectl(server, "auth", "whoami", f"--token={token}", "-o", "json", config=anonymous(server))
