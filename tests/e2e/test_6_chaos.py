@@ -125,7 +125,7 @@ def test_disks(lab: Lab) -> None:
     assert not disks.is_watched(chaos, host)
 
     lab.hardway("chaos", "corrupt-wal", host, "--detach")
-    eventually("the member refuses by name", lambda: "WalCorrupt" in lab.hardway("logs", host, "etcdlite"))
+    eventually("the member refuses", lambda: "damaged at offset" in lab.hardway("logs", host, "etcdlite"))
     lab.hardway("chaos", "undo")
     eventually("the member serves again", lambda: serves(lab, host), 120)
 
