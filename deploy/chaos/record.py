@@ -94,12 +94,25 @@ class Run:
         return look.nodes is not None and look.ready == wanted and len(look.nodes) == wanted
 
 
-def leaders(samples: Sequence[Sample]) -> list[tuple[float, str, int]]:
-    """Who led, from when on, in which term: one entry a change, from what members said of themselves."""
-    found: list[tuple[float, str, int]] = []
-    best = 0
+@dataclass(slots=True)
+class Reign:
+    """A member's leadership in one term, from the first to the last time that it said so."""
+
+    host: str
+    term: int
+    start: float
+    end: float
+
+
+def leaders(samples: Sequence[Sample]) -> list[Reign]:
+    """Who led, by rising terms. A member that still believes in an older term has not heard of its end."""
+    found: list[Reign] = []
     for sample in sorted(samples, key=lambda sample: sample.at):
-        if sample.role == 1 and sample.term > best:
-            best = sample.term
-            found.append((sample.at, sample.host, sample.term))
+        last = found[-1] if found else None
+        if sample.role != 1 or (last is not None and sample.term < last.term):
+            continue
+        if last is not None and (last.host, last.term) == (sample.host, sample.term):
+            last.end = sample.at
+        else:
+            found.append(Reign(sample.host, sample.term, sample.at, sample.at))
     return found

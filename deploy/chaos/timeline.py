@@ -99,21 +99,16 @@ class _Picture:
             self.parts.append(_text(where, y + 13, str(one), "label", anchor))
 
     def leader(self, top: float, height: float) -> None:
-        changes = [*leaders(self.run.samples)]
-        ends = [*(at for at, _, _ in changes[1:]), self.end]
-        for (at, host, term), until in zip(changes, ends, strict=True):
-            if until < self.start:
+        for reign in leaders(self.run.samples):
+            if reign.end < self.start:
                 continue
-            colour = self.run.members.index(host) % 5
-            width = self.x(until) - self.x(at)
-            self.parts.append(
-                _rect(
-                    self.x(at), top, width - 1, height, f"leader host{colour}", f"{host} leads in term {term}"
-                )
-            )
-            label = f"{host} ({term})"
+            x, colour = self.x(reign.start), self.run.members.index(reign.host) % 5
+            width = max(2.0, self.x(reign.end) - x - 1)
+            words = f"{reign.host} leads in term {reign.term}"
+            self.parts.append(_rect(x, top, width, height, f"leader host{colour}", words))
+            label = f"{reign.host} ({reign.term})"
             if width > 7 * len(label):
-                self.parts.append(_text(self.x(at) + 5, top + 13, label, "on"))
+                self.parts.append(_text(x + 5, top + 13, label, "on"))
 
     def members(self, top: float, height: float) -> None:
         """Per member, when it was silent or without a leader."""

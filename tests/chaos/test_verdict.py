@@ -9,7 +9,7 @@ import pytest
 
 from deploy.chaos.counters import Seen
 from deploy.chaos.load.service import Look
-from deploy.chaos.record import Run, Sample, leaders
+from deploy.chaos.record import Reign, Run, Sample, leaders
 from deploy.chaos.verdict import back, decide
 from deploy.judge.history import Event
 from deploy.judge.model import Response
@@ -191,4 +191,4 @@ def test_leaders_are_told_by_rising_terms() -> None:
         Sample(3, "b", 1, 3, 0),
         Sample(4, "b", 1, 5, 0),
     ]
-    assert leaders(samples) == [(1, "a", 2), (2, "b", 3), (4, "b", 5)]
+    assert leaders(samples) == [Reign("a", 2, 1, 1), Reign("b", 3, 2, 3), Reign("b", 5, 4, 4)]
