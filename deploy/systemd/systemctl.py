@@ -7,6 +7,7 @@ what it is with systemd: a link in multi-user.target.wants. Other commands and o
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +18,24 @@ from deploy.control import INIT_SOCKET, Control, HostDown, Refused
 from deploy.systemd import DIRECTORY, WANTS, is_name
 
 STOP_TIMEOUT = 90.0
+ANSWER_TIMEOUT = 60.0
 POLL = 0.05
+
+
+class Patient(Control):
+    """Asks again when the supervisor has not answered: on a busy machine it may take a while, and every
+    command may be given twice."""
+
+    def call(self, command: str, **arguments: Any) -> dict[str, Any]:
+        """Give one command. Raises HostDown after a while, Refused."""
+        deadline = time.monotonic() + ANSWER_TIMEOUT
+        while True:
+            try:
+                return super().call(command, **arguments)
+            except HostDown:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL)
 
 
 class UsageError(ValueError):
@@ -140,7 +158,7 @@ def run(control: Control, argv: Sequence[str]) -> int:
 def main() -> int:
     """Run the command line of this process."""
     try:
-        return run(Control("here", Path(INIT_SOCKET)), sys.argv[1:])
+        return run(Patient(socket.gethostname(), Path(INIT_SOCKET)), sys.argv[1:])
     except (UsageError, HostDown, Refused, OSError, json.JSONDecodeError) as error:
         print(f"systemctl: {error}", file=sys.stderr)
         return 1

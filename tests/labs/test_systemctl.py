@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deploy import systemd
-from deploy.control import Refused
+from deploy.control import Control, HostDown, Refused
 from deploy.supervisor import Supervisor
 from deploy.systemd import systemctl
 from deploy.systemd.systemctl import UsageError
@@ -159,3 +159,21 @@ def test_states_in_systemds_words(host: Quiet, capsys: pytest.CaptureFixture[str
     assert run(host, "status", "thing") == 0
     assert run(host, "status", "other") == 3
     assert "Unit other.service could not be found." in capsys.readouterr().out
+
+
+def test_a_supervisor_that_is_slow_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[dict[str, Any] | None] = [None, None, {"units": {}}]
+
+    def call(self: Control, command: str, **arguments: Any) -> dict[str, Any]:
+        answer = answers.pop(0)
+        if answer is None:
+            raise HostDown("did not answer")
+        return answer
+
+    monkeypatch.setattr(Control, "call", call)
+    monkeypatch.setattr(systemctl, "POLL", 0.0)
+    assert systemctl.Patient("h", Path("/nowhere")).call("status") == {"units": {}}
+    answers.append(None)
+    monkeypatch.setattr(systemctl, "ANSWER_TIMEOUT", -1.0)
+    with pytest.raises(HostDown):
+        systemctl.Patient("h", Path("/nowhere")).call("status")
