@@ -166,7 +166,9 @@ class Server:
     def _app(self, authenticator: Authenticates) -> Chain:
         values, verbs = self.values, Verbs(self.registry, self.watches)
         asked = reviews.Reviews(self.authorizer, self.rbac, self.verifier)
-        table = {**Subresources(self.registry, verbs, self.scheme).table(), **self._node_proxy().table()}
+        parts = Subresources(self.registry, verbs, self.scheme)
+        virtual = {**asked.table(), ("", "v1", "bindings"): parts.bind_named}
+        table = {**parts.table(), **self._node_proxy().table()}
         table.update(BackendProxy(self.registry, self.scheme).table())
         table[("", "serviceaccounts", "token")] = {"create": self._token_requests(verbs)}
         found = discovery.Discovery(
@@ -185,7 +187,7 @@ class Server:
         inner = shell.build(self.health, found, openapi, self._key_documents if self.verifier else None)
         return Chain(
             inner,
-            Resources(self.scheme, verbs, table, asked.table(), self.custom_resources.settle),
+            Resources(self.scheme, verbs, table, virtual, self.custom_resources.settle),
             authenticator=authenticator,
             authorizer=self.authorizer,
             flow=self.flow,

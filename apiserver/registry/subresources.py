@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from apimachinery import errors, field, meta, selectors
@@ -141,8 +142,23 @@ class Subresources:
 
     async def bind(self, request: Request, kind: Kind) -> Answer:
         """Assign a pod to a node: sets spec.nodeName once and the PodScheduled condition."""
-        call = self._verbs.call(request, kind, "create")
         body, _ = negotiate.read_object(await request.body(), request.headers.get("content-type", ""))
+        return await self._bind(request, kind, body)
+
+    async def bind_named(self, request: Request) -> Answer:
+        """The same for `bindings`, the resource: the pod is the one that the object is named after."""
+        kind = self._scheme.resource("", "v1", "pods")
+        assert kind is not None
+        body, _ = negotiate.read_object(await request.body(), request.headers.get("content-type", ""))
+        name = str((body.get("metadata") or {}).get("name") or "")
+        if not name:
+            cause = Cause("FieldValueRequired", "Required value", "metadata.name")
+            raise errors.invalid("", "Binding", "", [cause])
+        request.info = replace(request.info, resource="pods", name=name, subresource="binding")
+        return await self._bind(request, kind, body)
+
+    async def _bind(self, request: Request, kind: Kind, body: Object) -> Answer:
+        call = self._verbs.call(request, kind, "create")
         binding, _ = decode("io.k8s.api.core.v1.Binding", body, strict=call.options.field_validation)
         target, given = binding.get("target") or {}, binding.get("metadata") or {}
         node = target.get("name", "")

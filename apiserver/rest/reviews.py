@@ -24,6 +24,7 @@ Object = dict[str, Any]
 AUTHN, AUTHZ = "authentication.k8s.io", "authorization.k8s.io"
 
 EXTRAS = (
+    Extra("", "v1", "bindings", "Binding", True),
     Extra(AUTHN, "v1", "selfsubjectreviews", "SelfSubjectReview", False),
     Extra(AUTHN, "v1", "tokenreviews", "TokenReview", False),
     Extra(AUTHZ, "v1", "localsubjectaccessreviews", "LocalSubjectAccessReview", True),

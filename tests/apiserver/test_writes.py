@@ -132,6 +132,24 @@ def test_delete_options_propagation_and_preconditions() -> None:
     run(test)
 
 
+def test_a_pod_is_bound_by_the_resource_of_that_name_too() -> None:
+    async def test(api: Harness) -> None:
+        await api.ok("POST", "/api/v1/namespaces/default/serviceaccounts", DEFAULT_ACCOUNT)
+        await api.ok("POST", PODS, pod("p"))
+        bindings, target = "/api/v1/namespaces/default/bindings", {"kind": "Node", "name": "n1"}
+        await api.ok("POST", bindings, {"metadata": {"name": "p"}, "target": target})
+        assert (await api.ok("GET", f"{PODS}/p"))["spec"]["nodeName"] == "n1"
+        status = await api.fails(422, "Invalid", "POST", bindings, {"target": target})
+        assert status["details"]["causes"][0]["field"] == "metadata.name"
+        await api.fails(404, "NotFound", "POST", bindings, {"metadata": {"name": "q"}, "target": target})
+        await api.fails(405, "MethodNotAllowed", "GET", bindings)
+        listed = await api.ok("GET", "/api/v1")
+        found = next(item for item in listed["resources"] if item["name"] == "bindings")
+        assert (found["kind"], found["verbs"], found["namespaced"]) == ("Binding", ["create"], True)
+
+    run(test)
+
+
 def test_a_bound_pod_gets_its_grace_and_an_unbound_one_goes_at_once() -> None:
     async def test(api: Harness) -> None:
         await api.ok("POST", "/api/v1/namespaces/default/serviceaccounts", DEFAULT_ACCOUNT)
