@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 from apimachinery.errors import StatusError
 from componentbase import metrics
@@ -13,10 +14,12 @@ from kubeclient.informer import InformerFactory
 from kubeclient.resources import NAMESPACES, NETWORKPOLICIES, PODS
 from kubeclient.rest import ConnectionFailed, RestClient
 from kubeproxy import policy
-from kubeproxy.nftables import Nft, NftError
-from kubeproxy.rules import RuleSet
+from kubeproxy.nftables import Nft
+from kubeproxy.reconcile import Reconciler
 
 log = logging.getLogger(__name__)
+
+Object = dict[str, Any]
 
 _sync_seconds = metrics.histogram("hardway_policy_sync_duration_seconds", "Seconds to program policies.")
 _isolated = metrics.gauge("hardway_policy_isolated_pods", "Pods of this node that a policy isolates.")
@@ -43,30 +46,30 @@ class PolicyAgent:
         self._client = client
         self._node = node
         self._nft = nft or Nft(policy.TABLE, policy.FORWARD)
-        self._min_sync_period = min_sync_period
-        self._sync_period = sync_period
         self._clock = clock or RealClock()
-        self._dirty = asyncio.Event()
-        self._programmed: RuleSet | None = None
+        self._factory = InformerFactory(client)
+        self._reconciler = Reconciler(
+            "policies",
+            self._sync,
+            self._nft.present,
+            self._clock,
+            min_sync_period=min_sync_period,
+            sync_period=sync_period,
+        )
 
     async def run(self) -> None:
         """Enforce policies until cancelled. Rules stay in place when the process ends."""
         await self._permitted()
-        factory = InformerFactory(self._client)
-        informers = [factory.informer(resource) for resource in _RESOURCES]
-        for informer in informers:
-            informer.add_handler(
-                lambda _: self._dirty.set(), lambda old, new: self._dirty.set(), lambda _: self._dirty.set()
+        for resource in _RESOURCES:
+            self._factory.informer(resource).add_handler(
+                self._touch, lambda old, new: self._touch(new), self._touch
             )
         async with asyncio.TaskGroup() as group:
-            group.create_task(factory.run(), name="policy-informers")
-            while not factory.synced:
-                try:
-                    await factory.wait_synced(30)
-                except TimeoutError as error:
-                    log.warning("still waiting: %s", error)
-            self._dirty.set()
-            await self._loop(factory)
+            group.create_task(self._factory.run(), name="policy-informers")
+            await self._reconciler.run(self._factory)
+
+    def _touch(self, _: Object) -> None:
+        self._reconciler.touch()
 
     async def _permitted(self) -> None:
         """Until everything may be read. What is missing is named once."""
@@ -95,46 +98,21 @@ class PolicyAgent:
                 )
             await self._clock.sleep(FORBIDDEN_RETRY)
 
-    async def _loop(self, factory: InformerFactory) -> None:
-        backoff = Backoff(1.0, 30.0)
-        while True:
-            await self._wait()
-            self._dirty.clear()
-            try:
-                await self._sync(factory)
-                backoff.reset()
-                await self._clock.sleep(self._min_sync_period)
-            except (NftError, StatusError, OSError, TimeoutError) as error:
-                self._programmed = None
-                self._dirty.set()
-                delay = backoff.next()
-                log.error("policies not programmed: %s", error, extra={"retry": f"{delay:.1f}s"})
-                await self._clock.sleep(delay)
-
-    async def _wait(self) -> None:
-        while not self._dirty.is_set():
-            try:
-                async with asyncio.timeout(self._sync_period):
-                    await self._dirty.wait()
-            except TimeoutError:
-                if not await self._nft.present():
-                    log.warning("the policy table was removed by somebody else, programming it anew")
-                    self._programmed = None
-                    self._dirty.set()
-
-    async def _sync(self, factory: InformerFactory) -> None:
+    async def _sync(self) -> None:
         started = self._clock.monotonic()
         pods = [
-            pod for each in factory.informer(PODS).store.list() if (pod := policy.pod_of(each)) is not None
+            pod
+            for each in self._factory.informer(PODS).store.list()
+            if (pod := policy.pod_of(each)) is not None
         ]
         namespaces = {
             each["metadata"]["name"]: each["metadata"].get("labels") or {}
-            for each in factory.informer(NAMESPACES).store.list()
+            for each in self._factory.informer(NAMESPACES).store.list()
         }
-        policies = factory.informer(NETWORKPOLICIES).store.list()
+        policies = self._factory.informer(NETWORKPOLICIES).store.list()
         wanted = policy.compile_policies(policies, pods, namespaces, self._node)
-        changed = await self._nft.program(self._programmed, wanted)
-        self._programmed = wanted
+        changed = await self._nft.program(self._reconciler.programmed, wanted)
+        self._reconciler.programmed = wanted
         seconds = self._clock.monotonic() - started
         _sync_seconds.observe(seconds)
         isolated = len(wanted.maps[policy.FROM_PODS].keys() | wanted.maps[policy.TO_PODS].keys())

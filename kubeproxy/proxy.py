@@ -4,7 +4,6 @@ difference.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections import defaultdict
@@ -12,7 +11,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from componentbase import metrics
-from componentbase.backoff import Backoff
 from componentbase.clock import Clock, RealClock
 from kubeclient.informer import Informer, InformerFactory, key
 from kubeclient.resources import ENDPOINTSLICES, NODES, SERVICES
@@ -28,6 +26,7 @@ from kubeproxy.model import (
     health_checks,
     service_ports,
 )
+from kubeproxy.reconcile import Reconciler
 from kubeproxy.rules import RuleSet
 
 log = logging.getLogger(__name__)
@@ -97,13 +96,17 @@ class Proxy:
         self._settings = settings
         self._backend: Backend = backend or nftables.Nft()
         self._rules = rules
-        self._min_sync_period = min_sync_period
-        self._sync_period = sync_period
         self._clock = clock or RealClock()
-        self._dirty = asyncio.Event()
         self._dirty_since: float | None = None
-        # What the kernel holds; None when that is not known, and everything is programmed anew.
-        self._programmed: RuleSet | None = None
+        self._reconciler = Reconciler(
+            "rules",
+            self.sync,
+            self._backend.present,
+            self._clock,
+            min_sync_period=min_sync_period,
+            sync_period=sync_period,
+            on_failure=_sync_failures.inc,
+        )
         self._ports: list[ServicePort] = []
         self._cache: dict[str, tuple[Signature, list[tuple[ServicePort, Fragment]]]] = {}
         self.last_synced = 0.0
@@ -114,7 +117,7 @@ class Proxy:
     def _touch(self, _: Object) -> None:
         if self._dirty_since is None:
             self._dirty_since = self._clock.monotonic()
-        self._dirty.set()
+        self._reconciler.touch()
 
     @property
     def lag(self) -> float:
@@ -140,39 +143,7 @@ class Proxy:
 
     async def run(self) -> None:
         """Program rules until cancelled. Rules stay in place when the process ends: connections go on."""
-        # Half of the picture would take services away that are only not known yet.
-        while not self._factory.synced:
-            try:
-                await self._factory.wait_synced(30)
-            except TimeoutError as error:
-                log.warning("still waiting: %s", error)
-        self._touch({})
-        backoff = Backoff(1.0, 30.0)
-        while True:
-            await self._wait()
-            try:
-                await self.sync()
-                backoff.reset()
-                await self._clock.sleep(self._min_sync_period)
-            except (nftables.NftError, OSError, TimeoutError) as error:
-                _sync_failures.inc()
-                self._programmed = None
-                self._dirty.set()
-                delay = backoff.next()
-                log.error("rules not programmed: %s", error, extra={"retry": f"{delay:.1f}s"})
-                await self._clock.sleep(delay)
-
-    async def _wait(self) -> None:
-        """Until something changed; meanwhile look now and then whether our table is still there."""
-        while not self._dirty.is_set():
-            try:
-                async with asyncio.timeout(self._sync_period):
-                    await self._dirty.wait()
-            except TimeoutError:
-                if not await self._backend.present():
-                    log.warning("the table was removed by somebody else, programming it anew")
-                    self._programmed = None
-                    self._dirty.set()
+        await self._reconciler.run(self._factory)
 
     async def sync(self) -> None:
         """Program the present state. Raises NftError, OSError, TimeoutError; then the old rules are in
@@ -180,16 +151,16 @@ class Proxy:
         """
         started = self._clock.monotonic()
         since, self._dirty_since = self._dirty_since, None
-        self._dirty.clear()
+        self._reconciler.taken_up()
         try:
             compiled = self._compile()
             ports = [port for port, _ in compiled]
             wanted = self._rules.assemble([fragment for _, fragment in compiled], self._settings)
-            changed = await self._backend.program(self._programmed, wanted)
+            changed = await self._backend.program(self._reconciler.programmed, wanted)
         except BaseException:
             self._dirty_since = since if since is not None else started
             raise
-        self._programmed = wanted
+        self._reconciler.programmed = wanted
         await conntrack.forget(conntrack.stale(self._ports, ports))
         self._ports = ports
         checks = health_checks(ports)
