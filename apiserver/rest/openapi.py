@@ -18,6 +18,7 @@ from apimachinery.schema.decode import definition_of
 from apimachinery.scheme import Kind, Scheme
 from apiserver.aggregation.documents import openapi_path
 from apiserver.extensions.serving import LIST_META, OBJECT_META, CustomKind, definition_name, openapi_schemas
+from apiserver.rest import swagger
 from apiserver.rest.discovery import Elsewhere, Nowhere
 from componentbase.version import GIT_VERSION
 
@@ -44,6 +45,7 @@ class OpenApi:
         self._scheme = scheme
         self._group_versions = group_versions
         self._documents: dict[str, tuple[bytes, str]] = {}
+        self._protobuf = b""  # the v2 document in its other form
         self.elsewhere: Elsewhere = Nowhere()
 
     def forget_elsewhere(self) -> None:
@@ -85,9 +87,17 @@ class OpenApi:
             text = orjson.dumps(made).replace(b"#/components/schemas/", b"#/definitions/")
             others = [known.definitions for known in self.elsewhere.versions().values() if known]
             merged = {name: schema for one in others for name, schema in one.items()} | orjson.loads(text)
-            document = {"swagger": "2.0", "info": INFO, "paths": {}, "definitions": merged}
+            definitions = {name: swagger.to_v2(schema) for name, schema in merged.items()}
+            document = {"swagger": "2.0", "info": INFO, "paths": {}, "definitions": definitions}
             self._documents["v2"] = _hashed(document)
+            self._protobuf = b""
         return self._documents["v2"]
+
+    def v2_protobuf(self) -> tuple[bytes, str]:
+        """The same as protobuf."""
+        body, digest = self.v2()
+        self._protobuf = self._protobuf or swagger.encode(orjson.loads(body))
+        return self._protobuf, digest
 
     def _document(self, group: str, version: str) -> Object:
         paths: Object = {}

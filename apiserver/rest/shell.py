@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from apimachinery import errors
 from apimachinery.errors import StatusError
-from apiserver.rest import discovery, render
+from apiserver.rest import discovery, render, swagger
 from apiserver.rest.message import JSON, Receive, Scope, Send, failure
 from apiserver.rest.negotiate import Form
 from apiserver.rest.openapi import OpenApi
@@ -72,10 +72,14 @@ def _add_checks(app: FastAPI, health: Health) -> None:
 def _add_schemas(app: FastAPI, openapi: OpenApi) -> None:
     @app.get("/openapi/v2")
     async def openapi_v2(request: HttpRequest) -> HttpResponse:
-        accepted = request.headers.get("accept", "")
-        if "protobuf" in accepted and JSON not in accepted and "*/*" not in accepted:
-            return _status(errors.not_acceptable(f"only the following media types are accepted: {JSON}"))
-        return _cached(request, *openapi.v2())
+        for part in request.headers.get("accept", "*/*").split(","):
+            media = part.partition(";")[0].strip()
+            if media in (swagger.PROTOBUF, swagger.PROTOBUF_ANSWER):
+                return _cached(request, *openapi.v2_protobuf(), swagger.PROTOBUF_ANSWER)
+            if media in ("", "*/*", "application/*", JSON):
+                return _cached(request, *openapi.v2())
+        known = f"{JSON}, {swagger.PROTOBUF}"
+        return _status(errors.not_acceptable(f"only the following media types are accepted: {known}"))
 
     @app.get("/openapi/v3")
     async def openapi_v3() -> HttpResponse:
@@ -154,14 +158,14 @@ def _status(error: StatusError) -> HttpResponse:
     return HttpResponse(answer.body, answer.status, media_type=JSON)
 
 
-def _cached(request: HttpRequest, body: bytes, etag: str) -> HttpResponse:
+def _cached(request: HttpRequest, body: bytes, etag: str, media: str = JSON) -> HttpResponse:
     headers = {
         "etag": f'"{etag}"',
         "cache-control": "public, immutable" if request.query_params.get("hash") == etag else "no-cache",
     }
     if request.headers.get("if-none-match", "").strip('"') == etag:
         return HttpResponse(status_code=304, headers=headers)
-    return HttpResponse(body, media_type=JSON, headers=headers)
+    return HttpResponse(body, media_type=media, headers=headers)
 
 
 async def _unknown(request: HttpRequest) -> HttpResponse:

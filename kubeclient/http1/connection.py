@@ -80,10 +80,11 @@ class Connection(asyncio.Protocol):
 
     def has_news(self) -> bool:
         """Whether the socket holds something to read. On an idle connection that can only be its end."""
-        if self._transport is None:
+        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
+        if sock is None:  # it has just been closed
             return True
         poll = select.poll()
-        poll.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        poll.register(sock.fileno(), select.POLLIN)
         return bool(poll.poll(0))
 
     def close(self) -> None:

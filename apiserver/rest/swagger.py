@@ -1,0 +1,150 @@
+"""The OpenAPI v2 document: schemas in the words of v2, and the protobuf message that kubectl asks for
+(`openapi.v2.Document` of gnostic, whose field numbers are below).
+
+Clients up to 1.23 validate by it, and current ones do what v3 does not describe, such as a `List` in a file.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import orjson
+
+Schema = dict[str, Any]
+
+PROTOBUF = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+"""The media type as clients ask for it."""
+PROTOBUF_ANSWER = PROTOBUF.replace("@", ".")
+"""As it is answered: "@" is no character of a media type."""
+
+_TEXT, _DOUBLE, _NUMBER = range(3)
+# JSON name -> field number and kind, of the message Schema.
+_PLAIN: Mapping[str, tuple[int, int]] = {
+    "$ref": (1, _TEXT),
+    "format": (2, _TEXT),
+    "title": (3, _TEXT),
+    "description": (4, _TEXT),
+    "multipleOf": (6, _DOUBLE),
+    "maximum": (7, _DOUBLE),
+    "exclusiveMaximum": (8, _NUMBER),
+    "minimum": (9, _DOUBLE),
+    "exclusiveMinimum": (10, _NUMBER),
+    "maxLength": (11, _NUMBER),
+    "minLength": (12, _NUMBER),
+    "pattern": (13, _TEXT),
+    "maxItems": (14, _NUMBER),
+    "minItems": (15, _NUMBER),
+    "uniqueItems": (16, _NUMBER),
+    "maxProperties": (17, _NUMBER),
+    "minProperties": (18, _NUMBER),
+}
+_DEFAULT, _REQUIRED, _ENUM, _ADDITIONAL, _TYPE = 5, 19, 20, 21, 22
+_ITEMS, _ALL_OF, _PROPERTIES, _EXTENSION = 23, 24, 25, 31
+
+
+def to_v2(schema: Schema) -> Schema:
+    """A schema of v3 in the words of v2: a reference stands alone, and a choice of scalars is text, as
+    Kubernetes publishes Quantity and IntOrString.
+    """
+    out = {key: value for key, value in schema.items() if key not in ("oneOf", "anyOf", "nullable")}
+    references = out.get("allOf") or []
+    if len(references) == 1 and set(references[0]) == {"$ref"}:
+        del out["allOf"]
+        out["$ref"] = references[0]["$ref"]
+    if ("oneOf" in schema or schema.get("x-kubernetes-int-or-string")) and "type" not in out:
+        out["type"] = "string"
+    if "properties" in out:
+        out["properties"] = {name: to_v2(value) for name, value in out["properties"].items()}
+    for name in ("items", "additionalProperties"):
+        if isinstance(out.get(name), dict):
+            out[name] = to_v2(out[name])
+    if "allOf" in out:
+        out["allOf"] = [to_v2(value) for value in out["allOf"]]
+    return out
+
+
+def encode(document: Mapping[str, Any]) -> bytes:
+    """A document without paths, as bytes."""
+    info = document["info"]
+    definitions = b"".join(_named(1, name, _schema(each)) for name, each in document["definitions"].items())
+    return b"".join(
+        (
+            _text(1, document["swagger"]),
+            _field(2, _text(1, info["title"]) + _text(2, info["version"])),
+            _field(8, b""),
+            _field(9, definitions),
+        )
+    )
+
+
+def _schema(schema: Mapping[str, Any]) -> bytes:
+    return b"".join(_members(schema))
+
+
+def _members(schema: Mapping[str, Any]) -> Iterator[bytes]:
+    for name, value in schema.items():
+        if name in _PLAIN:
+            number, kind = _PLAIN[name]
+            yield _SCALARS[kind](number, value)
+        elif name in _NESTED:
+            yield _NESTED[name](value)
+        elif name.startswith("x-"):
+            yield _named(_EXTENSION, name, _any(value))
+
+
+def _varint(value: int) -> bytes:
+    value &= (1 << 64) - 1
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _text(number: int, value: str) -> bytes:
+    return _field(number, value.encode())
+
+
+def _double(number: int, value: float) -> bytes:
+    return _varint(number << 3 | 1) + struct.pack("<d", value)
+
+
+def _number(number: int, value: int) -> bytes:
+    return _varint(number << 3) + _varint(int(value))
+
+
+def _named(number: int, name: str, value: bytes) -> bytes:
+    """One entry of a map, which the message writes as pairs of name (1) and value (2)."""
+    return _field(number, _text(1, name) + _field(2, value))
+
+
+def _any(value: Any) -> bytes:
+    """Any value, as YAML text (2); JSON is YAML."""
+    return _text(2, orjson.dumps(value).decode())
+
+
+def _additional(value: Any) -> bytes:
+    inner = _number(2, value) if isinstance(value, bool) else _field(1, _schema(value))
+    return _field(_ADDITIONAL, inner)
+
+
+_SCALARS: Mapping[int, Callable[[int, Any], bytes]] = {_TEXT: _text, _DOUBLE: _double, _NUMBER: _number}
+_NESTED: Mapping[str, Callable[[Any], bytes]] = {
+    "default": lambda value: _field(_DEFAULT, _any(value)),
+    "required": lambda names: b"".join(_text(_REQUIRED, name) for name in names),
+    "enum": lambda values: b"".join(_field(_ENUM, _any(value)) for value in values),
+    "type": lambda name: _field(_TYPE, _text(1, name)),
+    "items": lambda schema: _field(_ITEMS, _field(1, _schema(schema))),
+    "allOf": lambda schemas: b"".join(_field(_ALL_OF, _schema(schema)) for schema in schemas),
+    "properties": lambda schemas: _field(
+        _PROPERTIES, b"".join(_named(1, name, _schema(each)) for name, each in schemas.items())
+    ),
+    "additionalProperties": _additional,
+}
