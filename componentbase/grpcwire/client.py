@@ -43,7 +43,7 @@ class _Dialled(asyncio.Protocol):
         self._scheduled = False
         self._reason = "connection closed"
         self.lost: asyncio.Future[None] = self.loop.create_future()
-        self._greeted: asyncio.Future[None] | None = self.loop.create_future()
+        self._greeted: asyncio.Future[None] = self.loop.create_future()
 
     @property
     def usable(self) -> bool:
@@ -74,26 +74,25 @@ class _Dialled(asyncio.Protocol):
         self._on_greeting(str(error or "closed by the server before it said anything"))
 
     def _on_greeting(self, failure: str = "") -> None:
-        waiter, self._greeted = self._greeted, None
-        if waiter is None or waiter.done():
+        if self._greeted.done():
             return
         if failure:
-            waiter.set_exception(ConnectionError(failure))
+            self._greeted.set_exception(ConnectionError(failure))
+            self._greeted.exception()  # seen, also when nobody comes to ask
         else:
-            waiter.set_result(None)
+            self._greeted.set_result(None)
 
     async def greeted(self) -> None:
         """Wait for the server's SETTINGS. Before them nobody knows whether it lets us in: with TLS 1.3 a
         client certificate is judged after the handshake is over for the client. Raises ConnectionError.
         """
-        if self._greeted is not None:
-            await self._greeted
+        await self._greeted
 
     def data_received(self, data: bytes) -> None:
         self._watchdog.heard(self.loop.time())
         core = self.core
         core.receive(data)
-        if self._greeted is not None and core.settled:
+        if core.settled:
             self._on_greeting()
         if core.out:
             self.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import grpc.aio
 import pytest
 
 from componentbase import tlsutil
-from componentbase.grpcwire.client import Channel
+from componentbase.grpcwire.client import Channel, _Dialled
 from componentbase.grpcwire.connection import Limits
 from componentbase.grpcwire.keepalive import Keepalive
 from componentbase.grpcwire.server import Call, Method, Server, StreamCall, Streaming, Unary
@@ -473,5 +474,21 @@ def test_a_connection_without_calls_is_kept_and_one_without_a_greeting_is_not(
             assert set(server.connections) == kept
             assert idle.connected
             idle.close()
+
+    asyncio.run(main())
+
+
+def test_a_connection_lost_before_anybody_waited_for_its_greeting_says_so() -> None:
+    """asyncio may deliver the loss before `create_connection` returns; the wait must fail then, not pass."""
+
+    async def main() -> None:
+        connection = _Dialled(Keepalive(), Limits())
+        connection.connection_lost(ConnectionResetError("reset"))
+        with pytest.raises(ConnectionError, match="reset"):
+            await connection.greeted()
+        unasked = _Dialled(Keepalive(), Limits())
+        unasked.connection_lost(None)
+        del unasked
+        gc.collect()  # an exception that nobody saw would be reported here, which fails the test
 
     asyncio.run(main())
