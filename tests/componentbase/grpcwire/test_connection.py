@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from componentbase.grpcwire import frames, messages, rpc
 from componentbase.grpcwire.accepting import ServerConnection
+from componentbase.grpcwire.client import _parse
 from componentbase.grpcwire.connection import Connection, Limits, Stream
 from componentbase.grpcwire.dialling import ClientConnection
 from componentbase.grpcwire.frames import ErrorCode, Setting
@@ -36,7 +37,7 @@ class Heard:
         self.writable = 0
 
     def on_headers(self, fields: Fields) -> None:
-        self.status.append(rpc.parse_answer(fields).code)
+        self.status.append(_parse(fields).code)
 
     def on_message(self, message: bytes) -> None:
         self.messages.append(message)
