@@ -118,7 +118,7 @@ async def nothing_left(api: Admin) -> bool:
 
 STORIES = {
     "binding": Story(
-        [VolumeBinderController],
+        [VolumeBinderController, ClaimProtectionController, VolumeProtectionController],
         [
             Phase(two_volumes, all_free),
             Phase(two_claims, all_bound),
