@@ -15,6 +15,9 @@ from tests.e2e.space import Space, space
 @pytest.fixture(scope="module")
 def here(lab: Lab) -> Iterator[Space]:
     with space(lab, "jobs") as made:
+        never = {"template": {"spec": pod_spec("true", restartPolicy="Never")}}
+        spec = {"schedule": "* * * * *", "successfulJobsHistoryLimit": 1, "jobTemplate": {"spec": never}}
+        made.apply(manifest("batch/v1", "CronJob", "often", spec=spec))
         yield made
 
 
@@ -110,9 +113,7 @@ def test_a_cronjob_runs_by_hand_and_reads_its_time_zone(here: Space) -> None:
 
 
 def test_a_cronjob_makes_a_job_when_its_minute_comes(here: Space) -> None:
-    never = {"template": {"spec": pod_spec("true", restartPolicy="Never")}}
-    spec = {"schedule": "* * * * *", "successfulJobsHistoryLimit": 1, "jobTemplate": {"spec": never}}
-    here.apply(manifest("batch/v1", "CronJob", "often", spec=spec))
+    """It was made before the first test here, so that its minute passes beside them."""
     made = here.get("cronjob", "often")
 
     def has_run() -> bool:
