@@ -136,7 +136,7 @@ REFUSED: Sequence[tuple[str, str, str]] = (
     ),
     ("resourceclaim-controller", "resource-claim-controller", "no kubelet here prepares devices"),
     ("device-taint-eviction-controller", "device-taint-eviction", "no kubelet here prepares devices"),
-    ("service-cidr-controller", "service-cidr", "ServiceCIDRs are not served"),
+    ("service-cidr-controller", "service-cidr", "ServiceCIDRs get no condition and no protection here"),
     (
         "validatingadmissionpolicy-status-controller",
         "validatingadmissionpolicy-status",
