@@ -67,7 +67,7 @@ def test_the_leader_is_killed_from_the_page_and_the_election_is_seen(page: Brows
     before = page.text(f"{LEADER} strong")
     page.click(f"{LEADER} button")
     after = page.until("another leader", lambda: _another(page, before))
-    page.until("three members again", lambda: len(page.all("#members .good, #members .lead")) == 3)
+    page.until("three members again", lambda: len(page.all("#members > .good, #members > .lead")) == 3)
     spans = page.run(
         "return [...document.querySelectorAll('.span.leader title')].map((each) => each.textContent)"
     )
