@@ -97,13 +97,13 @@ class Prepare(Raise):
         self.state.images.mkdir(exist_ok=True)
         if not self.steps:
             return ()
+        if self.steps == (HOSTS,):
+            inventory = Inventory(self.state.root / "pki", self.topology.cluster_names())
+        else:
+            inventory = self.certificates()  # first: a host that is raised is planned with them
         images = self.build_images()
         try:
             self.raise_bare(images)
-            if self.steps == (HOSTS,):
-                inventory = Inventory(self.state.root / "pki", self.topology.cluster_names())
-            else:
-                inventory = self.certificates()
             if WORKERS in self.steps or CLUSTER_DNS in self.steps:
                 self.raised_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             self.install(inventory)

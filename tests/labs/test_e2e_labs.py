@@ -87,3 +87,9 @@ def test_a_mistake_is_said_in_a_sentence_and_mended(
 def test_up_does_not_start_a_second_cluster_on_hosts_made_by_hand(lab: Lab) -> None:
     said = lab.hardway("up", code=1)
     assert "was raised for the labs" in said
+
+
+def test_a_lab_is_prepared_from_nothing(lab: Lab) -> None:
+    """The hosts of this lab are planned with certificates that do not exist yet."""
+    lab.hardway("clean")
+    assert "Ready for lab 07" in lab.hardway("lab", "07", timeout=400)
