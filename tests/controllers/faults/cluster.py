@@ -262,6 +262,7 @@ STORIES = {
             Phase(full_namespace, lambda api: api.get(r.NAMESPACES, "tmp")),
             Phase(deleted(r.NAMESPACES, "tmp"), namespace_is_empty_and_gone),
         ],
+        leaves_nothing=True,
     ),
     "accounts and root CA": Story(
         [ServiceAccountController, RootCAPublisher],
@@ -287,6 +288,7 @@ STORIES = {
         ],
         options=with_keys,
         step=120.0,
+        leaves_nothing=True,
     ),
     "bootstrap tokens": Story([BootstrapSigner, TokenCleaner], [Phase(tokens_and_cluster_info, signed)]),
     "endpoints and slices": Story(
@@ -311,11 +313,12 @@ STORIES = {
         step=5.0,
     ),
     "garbage in the background": Story(
-        WORKING, [DEPLOYED, Phase(deleted(r.DEPLOYMENTS, "web"), no_workload)]
+        WORKING, [DEPLOYED, Phase(deleted(r.DEPLOYMENTS, "web"), no_workload)], leaves_nothing=True
     ),
     "garbage in the foreground": Story(
         WORKING,
         [DEPLOYED, Phase(deleted(r.DEPLOYMENTS, "web", propagationPolicy="Foreground"), no_workload)],
+        leaves_nothing=True,
     ),
     "orphans": Story(
         [replicasets, GarbageCollector],

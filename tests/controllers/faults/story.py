@@ -39,7 +39,7 @@ async def kubelets(on: Stage) -> None:
 @dataclass(frozen=True)
 class Story:
     """`play` is the rest of the cluster, `step` the seconds that pass between two looks. `answers` are what
-    other API servers say, by the beginning of the path.
+    other API servers say, by the beginning of the path. `leaves_nothing`: its end is that all it made is gone.
     """
 
     builders: Sequence[Build]
@@ -48,6 +48,7 @@ class Story:
     options: Callable[[Path], Options] = lambda _: Options()
     step: float = 0.5
     answers: Mapping[str, Callable[[Request], Answer]] = field(default_factory=dict)
+    leaves_nothing: bool = False
 
 
 @dataclass(frozen=True)
