@@ -39,7 +39,8 @@ async def kubelets(on: Stage) -> None:
 @dataclass(frozen=True)
 class Story:
     """`play` is the rest of the cluster, `step` the seconds that pass between two looks. `answers` are what
-    other API servers say, by the beginning of the path. `leaves_nothing`: its end is that all it made is gone.
+    other API servers say, by the beginning of the path. `leaves_nothing`: all it made is gone at its
+    end.
     """
 
     builders: Sequence[Build]
