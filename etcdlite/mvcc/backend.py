@@ -63,6 +63,10 @@ class Batch:
     deletes: list[tuple[Revision, bool]] = field(default_factory=list)
     rows: dict[tuple[str, bytes], bytes | None] = field(default_factory=dict)
 
+    def then(self, later: Batch) -> Batch:
+        """Both as one: what is left is what the later one says."""
+        return Batch(self.puts | later.puts, self.deletes + later.deletes, self.rows | later.rows)
+
 
 def _seal(key: bytes, value: bytes) -> bytes:
     crc: int = google_crc32c.extend(google_crc32c.value(key), value)

@@ -196,7 +196,7 @@ class Store:
         self.applied_index, self.applied_term = meta.applied_index, meta.applied_term
         self.durable_index = meta.applied_index
         self._compacted_physically = meta.compacted_physically
-        self._open, self._flushing, self._dirty = Batch(), Batch(), False
+        self._open, self._flushing, self._dirty, self._begun = Batch(), Batch(), False, False
         self.pending_bytes = self._flushing_bytes = 0  # of values that are not in the database yet
         with _no_collections():
             self.index.restore(self._stored())
@@ -355,10 +355,15 @@ class Store:
         return len(self._open.puts) + len(self._open.deletes) + len(self._open.rows)
 
     def begin_flush(self) -> tuple[Batch, Meta] | None:
-        """What `backend.commit` should make durable now; None if nothing is new. One flush at a time."""
-        if not self._dirty:
+        """What `backend.commit` should make durable now; None if nothing is new. One flush at a time.
+
+        A flush that was begun and has not ended is part of this one: nobody knows whether the file has it, but
+        the applied index that goes with this batch says so. (To write it twice changes nothing.)
+        """
+        if not self._dirty and not self._begun:
             return None
-        self._flushing, self._open, self._dirty = self._open, Batch(), False
+        self._flushing, self._open = self._flushing.then(self._open), Batch()
+        self._dirty, self._begun = False, True
         self._flushing_bytes = self.pending_bytes
         return self._flushing, Meta(
             applied_index=self.applied_index,
@@ -370,6 +375,6 @@ class Store:
 
     def end_flush(self, meta: Meta) -> None:
         """The commit has returned."""
-        self._flushing = Batch()
+        self._flushing, self._begun = Batch(), False
         self.pending_bytes -= self._flushing_bytes
         self.durable_index = meta.applied_index

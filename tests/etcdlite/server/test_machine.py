@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -230,3 +233,64 @@ def test_request_ids_differ_between_members_and_lives() -> None:
     made = [life.next() for life in lives for _ in range(200)]
     assert len(set(made)) == len(made)
     assert all(0 < id < 1 << 64 for id in made)
+
+
+def test_a_flush_that_failed_is_part_of_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Robustness, seed 104153393: the disk was full for one commit and had room for the last one, at the end
+    of the member. That one said that everything was there; what the first had carried was missing for ever.
+    """
+    machine = make(tmp_path)
+    commit, tried = machine.backend.commit, []
+
+    def once_full(*taken: Any) -> None:
+        tried.append(taken)
+        if len(tried) == 1:
+            machine.apply(entries(put(b"later"), start=3))  # meanwhile, as on a member that serves
+            raise OSError(28, "No space left on device")
+        commit(*taken)
+
+    monkeypatch.setattr(machine.backend, "commit", once_full)
+
+    async def main() -> None:
+        machine.apply(entries(put(b"a"), put(b"b")))
+        await machine.run()
+
+    with pytest.raises(ExceptionGroup):
+        asyncio.run(main())
+    again = make(tmp_path)
+    missing = [key for key in (b"a", b"b", b"later") if again.store.view().find(key) is None]
+    assert (len(tried), again.applied_index, missing) == (2, 3, [])
+    again.backend.close()
+
+
+def test_a_flush_in_flight_at_the_end_is_not_taken_for_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cancelled while the disk works: whether that commit comes true is not known, so the last repeats it."""
+    machine = make(tmp_path)
+    commit, tried = machine.backend.commit, []
+    working = threading.Event()
+
+    def fails_late(*taken: Any) -> None:
+        tried.append(taken)
+        if len(tried) == 1:
+            working.set()
+            time.sleep(0.05)  # on the flushing thread; the loop goes on and is cancelled
+            raise OSError(28, "No space left on device")
+        commit(*taken)
+
+    monkeypatch.setattr(machine.backend, "commit", fails_late)
+
+    async def main() -> None:
+        machine.apply(entries(put(b"a")))
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(machine.run())
+            await asyncio.to_thread(working.wait, 60)
+            machine.apply(entries(put(b"b"), start=2))
+            running.cancel()
+
+    asyncio.run(main())
+    again = make(tmp_path)
+    assert again.applied_index == 2
+    assert all(again.store.view().find(key) is not None for key in (b"a", b"b"))
+    again.backend.close()
