@@ -357,8 +357,8 @@ class Store:
     def begin_flush(self) -> tuple[Batch, Meta] | None:
         """What `backend.commit` should make durable now; None if nothing is new. One flush at a time.
 
-        A flush that was begun and has not ended is part of this one: nobody knows whether the file has it, but
-        the applied index that goes with this batch says so. (To write it twice changes nothing.)
+        A flush that was begun and has not ended is part of this one: nobody knows if the file has it, but the
+        applied index that goes with this batch says so. (To write it twice changes nothing.)
         """
         if not self._dirty and not self._begun:
             return None
