@@ -180,9 +180,7 @@ def _console(context: Context) -> int:
 def _trace(context: Context) -> int:
     from deploy.trace import trace
 
-    source, *arrow, target = context.arguments.ends
-    if arrow not in ([], ["->"]):
-        raise ValueError("trace: give <source> -> <target>")
+    source, target = context.arguments.ends
     return trace(context.state, context.topology, source, target)
 
 
@@ -343,7 +341,7 @@ def parser() -> argparse.ArgumentParser:
     console.add_argument("--port", type=int, default=8443, help="port of 127.0.0.1; 0: any (%(default)s)")
     console.set_defaults(run=_console)
     trace = commands.add_parser("trace", help="follow one packet: <pod|service|host> -> <pod|service|host>")
-    trace.add_argument("ends", nargs="+", metavar="end", help="[pod/|svc/|host/][namespace/]name[:port]")
+    trace.add_argument("ends", nargs=2, metavar="end", help="[pod/|svc/|host/][namespace/]name[:port]")
     trace.set_defaults(run=_trace)
     pki = commands.add_parser("pki", help="certificates").add_subparsers(required=True, metavar="command")
     _simple(
@@ -405,9 +403,17 @@ def state_for(chosen: Path | None, name: str) -> State:
     return State(name, root.absolute())
 
 
+def _words(argv: Sequence[str]) -> list[str]:
+    """Without the arrow of `trace a '->' b`, which argparse would take for an option."""
+    words = list(argv)
+    if "trace" in words and "exec" not in words[: words.index("trace")]:
+        words = [word for word in words if word != "->"]
+    return words
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; errors that a user can act on are one line, without a traceback."""
-    arguments = parser().parse_args(argv)
+    arguments = parser().parse_args(_words(sys.argv[1:] if argv is None else argv))
     try:
         loaded = topology.load(arguments.topology)
         return int(arguments.run(Context(loaded, state_for(arguments.state, loaded.name), arguments)))

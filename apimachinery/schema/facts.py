@@ -124,13 +124,14 @@ VALUE_BOOLEANS = _words(
 POINTER_STRINGS = _words(
     "storageClassName volumeMode ingressClassName runtimeClassName appProtocol loadBalancerClass "
     "preemptionPolicy "
-    "holderIdentity hostname zone procMount fsGroupChangePolicy volumeAttributesClassName "
+    "holderIdentity zone procMount fsGroupChangePolicy volumeAttributesClassName "
     "hostnameOverride"
 )
 POINTER_STRINGS_OF = frozenset(
     {
         "EndpointPort.name",
         "EndpointPort.protocol",
+        "Endpoint.hostname",
         "Endpoint.nodeName",
         "EndpointAddress.nodeName",
         "NetworkPolicyPort.protocol",

@@ -192,3 +192,14 @@ def test_definitions_are_found_by_kind() -> None:
     assert definition_of("autoscaling", "v1", "Scale") == "io.k8s.api.autoscaling.v1.Scale"
     assert definition_of("policy", "v1", "Eviction") == "io.k8s.api.policy.v1.Eviction"
     assert definition_of("apps", "v1", "Nothing") is None
+
+
+def test_an_empty_hostname_is_absent_but_for_endpoints_where_it_is_a_pointer() -> None:
+    """kubectl's protobuf spells every string out; kept, it made two templates of one, and an undo made a third
+    ReplicaSet.
+    """
+    decoded, _ = decode(POD, pod_spec(hostname="", subdomain="", containers=[]))
+    assert not {"hostname", "subdomain"} & set(decoded["spec"])
+    endpoints = {"addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"], "hostname": ""}]}
+    decoded, _ = decode("io.k8s.api.discovery.v1.EndpointSlice", endpoints)
+    assert decoded["endpoints"][0]["hostname"] == ""
