@@ -195,8 +195,8 @@ def test_definitions_are_found_by_kind() -> None:
 
 
 def test_an_empty_hostname_is_absent_but_for_endpoints_where_it_is_a_pointer() -> None:
-    """kubectl's protobuf spells every string out; kept, it made two templates of one, and an undo made a third
-    ReplicaSet.
+    """kubectl's protobuf spells every string out; kept, it made two templates of one, and an undo made a
+    third ReplicaSet.
     """
     decoded, _ = decode(POD, pod_spec(hostname="", subdomain="", containers=[]))
     assert not {"hostname", "subdomain"} & set(decoded["spec"])
