@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -94,11 +96,17 @@ def chromium(width: int = 1280, height: int = 1500) -> Iterator[Browser]:
             ["chromedriver", f"--port={port}", "--log-level=SEVERE"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,  # the browser's many processes end with it, as one group
         )
         try:
-            yield _session(Browser(f"http://127.0.0.1:{port}"), profile, width, height)
+            browser = _session(Browser(f"http://127.0.0.1:{port}"), profile, width, height)
+            try:
+                yield browser
+            finally:
+                browser.call("DELETE", "")
         finally:
-            driver.terminate()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(driver.pid, signal.SIGKILL)
             driver.wait(TIMEOUT)
 
 
