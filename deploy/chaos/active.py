@@ -27,6 +27,7 @@ from deploy.chaos.targets import Target
 from deploy.faults.fault import Fault
 
 KEEPER_INTERVAL = 0.5
+KEEPER_GRACE = 5.0  # seconds it has to end when it is sent away
 KEEPER_IDLE = 20.0  # seconds it stays when nothing is in force: the next fault is often near
 
 
@@ -270,9 +271,30 @@ def keep(lab: Lab) -> None:
                 print(f"keeper: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             now = time.monotonic()
             idle_since = now if active(lab) else idle_since
-            if now - idle_since >= KEEPER_IDLE or not lab.state.run.is_dir():
+            if now - idle_since >= KEEPER_IDLE or not lab.state.run.is_dir() or _farewell(lab).exists():
                 return
             time.sleep(KEEPER_INTERVAL)
+
+
+def _farewell(lab: Lab) -> Path:
+    """While it is there, a keeper ends."""
+    return lab.folder / "farewell"
+
+
+def _dismiss_keeper(lab: Lab) -> None:
+    """Nothing may be left when `down` returns: wait until the keeper has let go of its lock."""
+    if not lab.folder.is_dir():
+        return
+    _farewell(lab).touch()
+    try:
+        deadline = time.monotonic() + KEEPER_GRACE
+        while time.monotonic() < deadline:
+            with _locked(lab, "keeper.lock", wait=False) as free:
+                if free:
+                    return
+            time.sleep(KEEPER_INTERVAL / 10)
+    finally:
+        _farewell(lab).unlink(missing_ok=True)
 
 
 def end_all(lab: Lab) -> None:
@@ -285,3 +307,4 @@ def end_all(lab: Lab) -> None:
             undo(lab, record)
         except Exception as error:
             print(f"{record.fault} {', '.join(record.targets)}: {error}", file=sys.stderr)
+    _dismiss_keeper(lab)
