@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -51,7 +52,7 @@ class Context:
     recorder: Callable[[str], Recorder]  # by component
 
 
-class Loop:
+class Loop(ABC):
     """Has a name, a log, and a voice in the events of objects."""
 
     name: ClassVar[str]
@@ -62,9 +63,9 @@ class Loop:
         self.recorder = ctx.recorder(self.component)
         self.log = logging.getLogger(f"cloudcontroller.{self.name}")
 
+    @abstractmethod
     async def run(self) -> None:
         """Until cancelled."""
-        raise NotImplementedError
 
     def event(self, obj: Object, gvr: GVR, reason: str, message: str, type: str = "Normal") -> None:
         """Record an event about `obj` (items of lists carry no kind, so it is filled in)."""
@@ -83,9 +84,9 @@ class Periodic(Loop):
         """Something changed; also an informer's handler."""
         self._wake.set()
 
+    @abstractmethod
     async def step(self) -> None:
         """One look at everything. What raises is logged and tried again at the next period."""
-        raise NotImplementedError
 
     async def run(self) -> None:
         while True:
@@ -115,9 +116,9 @@ class Keyed(Loop):
         limiter: FailureLimiter[str] = FailureLimiter(base=first, maximum=longest, now=ctx.clock.monotonic())
         self.queue: WorkQueue[str] = WorkQueue(ctx.clock, name=self.name, limiter=limiter)
 
+    @abstractmethod
     async def sync(self, key: str) -> None:
         """Bring `key` to its desired state."""
-        raise NotImplementedError
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:

@@ -337,12 +337,6 @@ def parser() -> argparse.ArgumentParser:
     chaos.add_commands(commands).set_defaults(
         run=lambda context: chaos.run(context.topology, context.state, context.arguments)
     )
-    console = commands.add_parser("console", help="a page on loopback: see the cluster live, and break it")
-    console.add_argument("--port", type=int, default=8443, help="port of 127.0.0.1; 0: any (%(default)s)")
-    console.set_defaults(run=_console)
-    trace = commands.add_parser("trace", help="follow one packet: <pod|service|host> -> <pod|service|host>")
-    trace.add_argument("ends", nargs=2, metavar="end", help="[pod/|svc/|host/][namespace/]name[:port]")
-    trace.set_defaults(run=_trace)
     pki = commands.add_parser("pki", help="certificates").add_subparsers(required=True, metavar="command")
     _simple(
         pki,
@@ -351,9 +345,6 @@ def parser() -> argparse.ArgumentParser:
             ("generate", "make or renew", _pki_generate),
         ),
     )
-    explain = commands.add_parser("why", help="how the scheduler judged each node for a pod: why [ns/]pod")
-    explain.add_argument("pod")
-    explain.set_defaults(run=_why)
     labs.add_command(commands).set_defaults(
         run=lambda context: labs.run(
             context.topology, context.state, context.arguments.topology, context.arguments
@@ -361,8 +352,21 @@ def parser() -> argparse.ArgumentParser:
     )
     tools = etcdtools.add_commands(commands)
     tools.set_defaults(run=lambda context: etcdtools.run(context.arguments))
+    _looking_commands(commands)
     _host_commands(commands)
     return main_parser
+
+
+def _looking_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    console = commands.add_parser("console", help="a page on loopback: see the cluster live, and break it")
+    console.add_argument("--port", type=int, default=8443, help="port of 127.0.0.1; 0: any (%(default)s)")
+    console.set_defaults(run=_console)
+    trace = commands.add_parser("trace", help="follow one packet: <pod|service|host> -> <pod|service|host>")
+    trace.add_argument("ends", nargs=2, metavar="end", help="[pod/|svc/|host/][namespace/]name[:port]")
+    trace.set_defaults(run=_trace)
+    explain = commands.add_parser("why", help="how the scheduler judged each node for a pod: why [ns/]pod")
+    explain.add_argument("pod")
+    explain.set_defaults(run=_why)
 
 
 def _host_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -32,7 +32,7 @@ class _Dialled(asyncio.Protocol):
     def __init__(self, keepalive: Keepalive, limits: Limits) -> None:
         self.loop = asyncio.get_running_loop()
         self.core = ClientConnection(limits, self.loop.time)
-        self.core.on_pong = self._pong  # type: ignore[method-assign]
+        self.core.on_pong = self._pong
         self.freed: deque[asyncio.Future[None]] = deque()  # calls that wait for a free stream
         self.writable, self.refused_pings = True, False
         self._hangup = select.poll()

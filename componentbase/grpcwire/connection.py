@@ -15,6 +15,7 @@ stream that nobody reads holds up itself alone.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ class Stream:
         self.local_closed = self.remote_closed = self.headers_sent = False
 
 
-class Connection:
+class Connection(ABC):
     """What both ends have in common."""
 
     def __init__(self, limits: Limits, now: Callable[[], float]) -> None:
@@ -101,6 +102,8 @@ class Connection:
         self.goaway: tuple[int, int, bytes] | None = None  # what the other side said
         self.last_stream = 0  # the highest that the other side has opened
         self.peer_streams = frames.MAX_WINDOW
+        self.on_pong: Callable[[bytes], None] = lambda data: None  # our PING has been answered
+        self.on_pinged: Callable[[], None] = lambda: None  # the other side has sent one
         self._now, self._tokens, self._counted = now, _BURST, now()
         self._encoder, self._decoder = Encoder(), Decoder(max_list=limits.max_header_list)
         self._rest = b""
@@ -282,12 +285,13 @@ class Connection:
             raise H2Error(ErrorCode.PROTOCOL_ERROR, f"data on stream {id}, which is not open")
         self._spend()
 
+    @abstractmethod
     def _is_idle(self, id: int) -> bool:
-        raise NotImplementedError
+        """Whether the stream has not been opened yet."""
 
+    @abstractmethod
     def _broken(self, stream: Stream, error: RpcError) -> None:
         """The other side's messages cannot be understood or taken: end the call with that status."""
-        raise NotImplementedError
 
     # -- headers
 
@@ -321,9 +325,9 @@ class Connection:
             raise H2Error(ErrorCode.COMPRESSION_ERROR, str(error)) from None
         self._on_fields(id, fields, bool(flags & frames.END_STREAM))
 
+    @abstractmethod
     def _on_fields(self, id: int, fields: Fields | None, ended: bool) -> None:
         """A header list has arrived; None is one that was too large."""
-        raise NotImplementedError
 
     # -- the other frames
 
@@ -381,12 +385,6 @@ class Connection:
             self.out.append(frames.ping(payload, ack=True))
             self.on_pinged()
 
-    def on_pong(self, data: bytes) -> None:
-        """Our PING has been answered."""
-
-    def on_pinged(self) -> None:
-        """The other side has sent a PING."""
-
     def _on_goaway(self, flags: int, id: int, payload: bytes) -> None:
         self.goaway = frames.parse_goaway(payload)
         last, code, debug = self.goaway
@@ -395,9 +393,9 @@ class Connection:
             self._drop(stream)
             stream.receiver.on_reset(RpcError(Code.UNAVAILABLE, f"GOAWAY: {reason}", sent=False))
 
+    @abstractmethod
     def _ours(self, id: int) -> bool:
         """Whether this side opened the stream."""
-        raise NotImplementedError
 
     def _on_window_update(self, flags: int, id: int, payload: bytes) -> None:
         increment = frames.word(payload, "WINDOW_UPDATE") & frames.MAX_WINDOW

@@ -224,8 +224,8 @@ class _Accepted(asyncio.Protocol):
         self.server = server
         self.loop = asyncio.get_running_loop()
         self.core = ServerConnection(server.limits, self.loop.time, self._accept)
-        self.core.on_pinged = self._pinged  # type: ignore[method-assign]
-        self.core.on_pong = self._pong  # type: ignore[method-assign]
+        self.core.on_pinged = self._pinged
+        self.core.on_pong = self._pong
         self.writable = True
         self.watchdog = Watchdog(server.keepalive, self.loop.time())
         self._transport: asyncio.Transport | None = None

@@ -34,6 +34,7 @@ from etcdlite.consensus.errors import (
 from etcdlite.consensus.joining import JOIN_SECONDS
 from etcdlite.consensus.membership import ChangeKind, Member, MemberChange, Membership
 from etcdlite.consensus.statemachine import StateMachine
+from etcdlite.consensus.status import ConsensusStatus
 from etcdlite.consensus.transport import REMOVED, TcpTransport, Transport, ask
 from etcdlite.pb import raft_pb2 as pb
 from etcdlite.raft import messages as m
@@ -44,35 +45,12 @@ from etcdlite.wal.codec import Metadata
 from etcdlite.wal.disk import Disk, PosixDisk
 from etcdlite.wal.log import Wal
 
-__all__ = ["Consensus", "ConsensusStatus"]
-
 _FORWARD_BYTES = 1 << 20  # a batch of proposals sent on to the leader
 _WAITING_BYTES = 16 << 20  # proposals held while the leader is out of reach
 _READ_RETRY_TICKS = 5
 _HASH_SECONDS = 30.0  # for a peer to hash its data
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ConsensusStatus:
-    """A consistent view of this member. `leader_id` 0 means that no leader is known."""
-
-    cluster_id: int
-    member_id: int
-    leader_id: int
-    term: int
-    commit_index: int
-    applied_index: int
-    last_index: int
-    role: str  # "follower", "pre-candidate", "candidate", "leader"
-    members: Mapping[int, Member]
-    is_learner: bool = False
-
-    @property
-    def is_leader(self) -> bool:
-        """Whether this member believes to lead. Only read_index() proves it."""
-        return self.role == "leader"
 
 
 @dataclass(slots=True)

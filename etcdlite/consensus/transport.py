@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ class Identity:
     member_id: NodeId
 
 
-class _Frames(asyncio.Protocol):
+class _Frames(asyncio.Protocol, ABC):
     """Frames both ways on one connection."""
 
     def __init__(self) -> None:
@@ -118,9 +119,9 @@ class _Frames(asyncio.Protocol):
             log.warning("closing a connection that sent nonsense: %s", reason)
             self.close()
 
+    @abstractmethod
     def on_frame(self, payload: bytes) -> None:
         """One whole frame has arrived."""
-        raise NotImplementedError
 
     def write(self, data: bytes) -> None:
         """Send bytes, if still connected."""

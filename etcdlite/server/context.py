@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from etcdlite.auth.errors import InvalidAuthToken
 from etcdlite.auth.store import NOBODY, Caller
-from etcdlite.consensus.node import ConsensusStatus
+from etcdlite.consensus.status import ConsensusStatus
 from etcdlite.mvcc import wire
 from etcdlite.mvcc.errors import NoSpace
 from etcdlite.pb import rpc_pb2 as rpc

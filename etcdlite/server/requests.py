@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 from etcdlite.auth.store import NOBODY, Caller
 from etcdlite.consensus.errors import ConsensusError, ProposalDropped
 from etcdlite.consensus.membership import Member, MemberChange
-from etcdlite.consensus.node import ConsensusStatus
+from etcdlite.consensus.status import ConsensusStatus
 from etcdlite.pb import internal_pb2
 from etcdlite.server import errors
 from etcdlite.server.machine import Applied

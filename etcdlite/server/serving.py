@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from componentbase.grpcwire.keepalive import Keepalive
-from etcdlite.consensus.node import ConsensusStatus
 from etcdlite.consensus.statemachine import StateMachine
+from etcdlite.consensus.status import ConsensusStatus
 from etcdlite.mvcc.errors import StoreError
 from etcdlite.pb import internal_pb2, raft_pb2
 from etcdlite.pb import rpc_pb2 as rpc

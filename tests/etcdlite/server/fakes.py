@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 from etcdlite.consensus.errors import ConsensusError
 from etcdlite.consensus.membership import Member, MemberChange
-from etcdlite.consensus.node import ConsensusStatus
 from etcdlite.consensus.statemachine import Entry
+from etcdlite.consensus.status import ConsensusStatus
 
 
 class FakeConsensus:
