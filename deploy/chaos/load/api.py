@@ -1,7 +1,12 @@
 """Writers, readers and one watcher of ConfigMaps through the load balancer, all recorded.
 
-Each writer owns some objects and counts upwards in them, one request at a time, with optimistic concurrency
-left out on purpose: the writer is alone, so the last number it was promised is what must be there.
+Each writer owns some objects and counts upwards in them, one request at a time, so the last number it was
+promised is what must be there.
+
+A write names the resourceVersion that it replaces, although nobody else writes. A write that was given up may
+still be under way, in a retransmission to a host that was cut off, say, and be carried out whenever that host
+is back: unconditional, it would then undo every later one, on Kubernetes as here. Conditional, it is
+carried out before its successors or never (409), and what goes backwards is the cluster's fault.
 """
 
 from __future__ import annotations
@@ -42,12 +47,14 @@ class Load:
         self._pause = pause
         self._seed = seed
         self._stop = asyncio.Event()
+        self._versions: dict[str, str] = {}  # the resourceVersion of each object as its writer last saw it
 
     async def prepare(self) -> str:
         """Make all objects (number 0); return the resourceVersion to watch from."""
         for name in self.names:
             began = time.monotonic()
-            await create(self._client, CONFIGMAPS, self._object(name), self._namespace)
+            created = await create(self._client, CONFIGMAPS, self._object(name), self._namespace)
+            self._versions[name] = created["metadata"]["resourceVersion"]
             self.counters.acknowledge(name, 0, began, time.monotonic())
             self.counters.watched.append((name, 0))
         listed = await insist(lambda: self._client.list(CONFIGMAPS, self._namespace))
@@ -95,8 +102,15 @@ class Load:
         began = time.monotonic()
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT):
-                await self._client.patch(
-                    CONFIGMAPS, name, {"data": {"n": str(number)}}, self._namespace, content_type=MERGE
+                version = self._versions.get(name) or await self._version(name)
+        except FAILURES:
+            return False
+        patch = {"metadata": {"resourceVersion": version}, "data": {"n": str(number)}}
+        self._versions.pop(name, None)  # until an answer says what it is now
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT):
+                written = await self._client.patch(
+                    CONFIGMAPS, name, patch, self._namespace, content_type=MERGE
                 )
         except errors.StatusError as error:
             if error.code >= 500:
@@ -105,8 +119,14 @@ class Load:
         except (ConnectionFailed, TimeoutError):
             self.counters.unknown(name, number)
             return False
+        self._versions[name] = written["metadata"]["resourceVersion"]
         self.counters.acknowledge(name, number, began, time.monotonic())
         return True
+
+    async def _version(self, name: str) -> str:
+        """The object's resourceVersion now. Raises as a GET does."""
+        found = await self._client.get(CONFIGMAPS, name, self._namespace)
+        return str(found["metadata"]["resourceVersion"])
 
     async def _read(self, number: int) -> None:
         chance, backoff = random.Random(f"{self._seed}/reader {number}"), Backoff(0.05, 0.5)
