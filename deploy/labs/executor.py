@@ -12,7 +12,7 @@ from pathlib import Path
 
 from deploy.labs.pattern import compare
 from deploy.labs.session import Outcome, Session, SessionLost
-from deploy.labs.text import ELSEWHERE, GROUPS, WORKSTATION, Command, Lab
+from deploy.labs.text import GROUPS, WORKSTATION, Command, Lab
 from deploy.state import State
 from deploy.topology import Topology, TopologyError
 from deploy.up import ROOT
@@ -156,7 +156,7 @@ def perform(terminal: Terminal, command: Command, host: str) -> str | None:
 def faults(terminal: Terminal, lab: Lab, record: Record) -> Iterator[Fault]:
     """Execute a lab; every fault as it is found."""
     for command in lab.commands:
-        if command.where == ELSEWHERE:
+        if command.manual:
             continue
         for host in terminal.hosts(command.where):
             record.commands += 1

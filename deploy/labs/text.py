@@ -7,7 +7,9 @@ A command block's info string begins with `sh` and the host (docs/labs/README.md
     ```sh worker-1 verify                 as well; the next block, `text expected`, is its output
     ```sh worker-1 verify within=30       typed again until it prints that, for at most 30 seconds
     ```sh workstation verify check="..."  also part of `hardway lab check`; the sentence says what is wrong
-    ```sh elsewhere                       for real machines; not executed
+    ```sh workstation manual              typed by the reader; done already where the labs are executed
+
+The line above it says the host to those who read the rendered text (`heading`).
 """
 
 from __future__ import annotations
@@ -21,12 +23,13 @@ from pathlib import Path
 DIRECTORY = Path(__file__).resolve().parents[2] / "docs" / "labs"
 FENCE = re.compile(r"^```(.*)$")
 FILE = re.compile(r"(\d\d)-[a-z-]+\.md")
-WORKSTATION, ELSEWHERE = "workstation", "elsewhere"
+WORKSTATION = "workstation"
 GROUPS = {
     "controllers": ("controller",),
     "workers": ("worker",),
     "hosts": ("controller", "worker", "balancer"),
 }
+EACH = {"controllers": "each controller", "workers": "each worker", "hosts": "each host"}
 
 
 class LabError(ValueError):
@@ -43,6 +46,7 @@ class Command:
     expected: str | None = None
     within: float = 0.0
     check: str = ""
+    manual: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,15 +89,22 @@ def blocks(text: str, name: str) -> Iterator[Block]:
         raise LabError(f"{name}:{start}: the block does not end")
 
 
+def heading(where: str) -> str:
+    """The line above a block of commands, which says where they are typed."""
+    return f"**{EACH.get(where, where.replace(',', ', '))}**"
+
+
 def _command(block: Block, name: str) -> tuple[Command, bool]:
     """The command of an `sh` block, and whether its expected output must follow."""
     if len(block.info) < 2:
         raise LabError(f"{name}:{block.line}: on which host are these commands typed?")
-    within, check, verify = 0.0, "", False
+    within, check, verify, manual = 0.0, "", False, False
     for word in block.info[2:]:
         key, _, value = word.partition("=")
         if word == "verify":
             verify = True
+        elif word == "manual":
+            manual = True
         elif key == "within" and value.isdigit():
             within = float(value)
         elif key == "check" and value:
@@ -102,7 +113,7 @@ def _command(block: Block, name: str) -> tuple[Command, bool]:
             raise LabError(f"{name}:{block.line}: {word!r} is not a mark")
     if (within or check) and not verify:
         raise LabError(f"{name}:{block.line}: only a `verify` block has `within` and `check`")
-    return Command(block.line, block.info[1], block.text, None, within, check), verify
+    return Command(block.line, block.info[1], block.text, None, within, check, manual), verify
 
 
 def commands(text: str, name: str) -> Iterator[Command]:

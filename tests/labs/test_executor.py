@@ -109,8 +109,8 @@ def test_each_lab_begins_in_new_terminals(terminal: Terminal) -> None:
     assert reasons(terminal, later) == []
 
 
-def test_commands_for_real_machines_are_not_typed(terminal: Terminal) -> None:
-    assert reasons(terminal, "```sh elsewhere\nfalse\n```\n") == []
+def test_manual_commands_are_not_typed(terminal: Terminal) -> None:
+    assert reasons(terminal, "```sh workstation manual\nfalse\n```\n") == []
 
 
 def test_the_first_lab_with_a_fault_is_the_last_and_the_table_counts_it(terminal: Terminal) -> None:
