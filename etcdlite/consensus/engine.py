@@ -14,12 +14,13 @@ from dataclasses import dataclass, field, replace
 from etcdlite.consensus import wire
 from etcdlite.consensus.errors import BadChange, ConfigurationError
 from etcdlite.consensus.membership import ChangeKind, MemberChange, Membership
+from etcdlite.consensus.proposals import Proposal, Proposals
 from etcdlite.consensus.statemachine import Entry as CommittedEntry
 from etcdlite.consensus.statemachine import StateMachine
 from etcdlite.raft import messages as m
-from etcdlite.raft.node import RawNode, Write
+from etcdlite.raft.node import ProposalRefused, RawNode, Write
 from etcdlite.raft.state import RaftConfig, ReadState
-from etcdlite.raft.types import Entry, EntryKind, HardState, Index, NodeId, SnapshotMeta, Term
+from etcdlite.raft.types import NOBODY, Entry, EntryKind, HardState, Index, NodeId, SnapshotMeta, Term
 from etcdlite.wal.codec import Metadata
 from etcdlite.wal.disk import Disk
 from etcdlite.wal.log import Recovered, Wal
@@ -103,6 +104,8 @@ class Engine:
         for entry in recovered.entries:
             entry.encoded = None  # needed again only for a follower that is behind
         self._hand_over_conf()
+        self._proposals = Proposals()
+        self._applied_term = 0  # of the last entry applied since the start
         self._job: DiskJob | None = None
         self._compacted = recovered.snapshot.index
         self._weighed = 0  # durable index at which the log in memory was last found too large
@@ -160,12 +163,16 @@ class Engine:
     def advance(self) -> Effects:
         """Do what can be done now. Call it after inputs and after `complete`, until it asks for nothing."""
         effects = Effects()
-        while ready := self.node.ready(may_write=self._job is None and effects.job is None):
-            effects.messages += ready.messages
-            effects.reads += ready.reads
-            if ready.write is not None:
-                effects.job = DiskJob(self.wal, ready.write, None)
-            self._apply(ready.committed)
+        while True:
+            self._make_proposals()
+            while ready := self.node.ready(may_write=self._job is None and effects.job is None):
+                effects.messages += ready.messages
+                effects.reads += ready.reads
+                if ready.write is not None:
+                    effects.job = DiskJob(self.wal, ready.write, None)
+                self._apply(ready.committed)
+            if not self._proposals.passed(self._applied_term):
+                break
         if effects.job is None and self._job is None:
             marker = self._compaction()
             if marker is not None:
@@ -191,6 +198,18 @@ class Engine:
                 entry.encoded = None  # on disk, and sent if we lead: the log need not hold the bytes twice
             self.node.persisted(job.write)
 
+    def propose(self, data: bytes, settled: Callable[[], bool]) -> None:
+        """Put `data` into the log, here or by way of the leader; it waits while there is none.
+
+        Should it be lost with a leader, it is proposed again, until `settled` says that its outcome is known
+        or not waited for any more. Raises ProposalDropped when too much waits already.
+        """
+        self._proposals.add(Proposal(data, settled))
+
+    def unsent(self, message: m.Proposal) -> None:
+        """A message did not leave this member: what it proposed waits for a leader within reach."""
+        self._proposals.unmade(message.data)
+
     def propose_change(self, change: MemberChange) -> None:
         """Propose a membership change. Raises BadChange, ProposalRefused."""
         self.membership.check(change)
@@ -210,6 +229,18 @@ class Engine:
 
     # -- inside ----------------------------------------------------------------------------------------------
 
+    def _make_proposals(self) -> None:
+        raft = self.node.raft
+        while raft.leader != NOBODY and (batch := self._proposals.take(raft.term)):
+            data = [proposal.data for proposal in batch]
+            try:
+                self.node.propose(data)
+            except ProposalRefused:
+                self._proposals.unmade(
+                    data
+                )  # leadership moves, or the log is full: tried with the next input
+                return
+
     def _apply(self, entries: Sequence[Entry]) -> None:
         if not entries:
             return
@@ -221,6 +252,7 @@ class Engine:
             [CommittedEntry(e.index, e.term, e.data if e.kind is normal else b"") for e in entries]
         )
         self.node.applied(entries[-1].index)
+        self._applied_term = entries[-1].term
 
     def _apply_change(self, entry: Entry, *, live: bool = False) -> None:
         """A committed membership change; one that makes no sense any more is void, on every member alike."""
@@ -266,6 +298,7 @@ class Engine:
 
     def _adopt_snapshot(self, meta: SnapshotMeta) -> None:
         self._install(meta)
+        self._proposals.forget()
         self.snapshots.purge(meta.index)
         self._compacted = meta.index
         self._history.clear()

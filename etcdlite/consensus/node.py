@@ -27,7 +27,6 @@ from etcdlite.consensus.errors import (
     ConsensusError,
     DeadlineExceeded,
     NoLeader,
-    ProposalDropped,
     Stopped,
     TooLarge,
 )
@@ -45,8 +44,6 @@ from etcdlite.wal.codec import Metadata
 from etcdlite.wal.disk import Disk, PosixDisk
 from etcdlite.wal.log import Wal
 
-_FORWARD_BYTES = 1 << 20  # a batch of proposals sent on to the leader
-_WAITING_BYTES = 16 << 20  # proposals held while the leader is out of reach
 _READ_RETRY_TICKS = 5
 _HASH_SECONDS = 30.0  # for a peer to hash its data
 
@@ -91,8 +88,6 @@ class Consensus:
         self._engine: Engine | None = None
         self._wake = asyncio.Event()
         self._inbox: list[m.Message] = []
-        self._forward: list[bytes] = []
-        self._forward_bytes = 0
         self._stopped: ConsensusError | None = None
         self._soft = SoftState(NOBODY, Role.FOLLOWER)
         self._term = 0
@@ -237,8 +232,6 @@ class Consensus:
         inbox, self._inbox = self._inbox, []
         for message in inbox:
             engine.node.step(message)
-        if self._forward and engine.node.raft.leader != NOBODY:
-            self._flush_forward(engine)
         if self._reads.asked and self._reads.age >= _READ_RETRY_TICKS:
             self._reads.next = self._reads.asked + self._reads.next  # the answer got lost: ask again
             self._reads.asked = []
@@ -246,14 +239,6 @@ class Consensus:
             self._reads.context = (self._reads.context + 1) % (1 << 64)
             if engine.node.read_index(self._reads.context):
                 self._reads.asked, self._reads.next, self._reads.age = self._reads.next, [], 0
-
-    def _flush_forward(self, engine: Engine) -> None:
-        batch, self._forward, self._forward_bytes = self._forward, [], 0
-        try:
-            engine.node.propose(batch)
-        except ProposalRefused as reason:
-            # Their proposers were told "sent on"; as with a lost message, their deadline speaks.
-            log.info("%d forwarded proposals dropped: %s", len(batch), reason)
 
     def _send(self, messages: list[m.Message]) -> None:
         if not messages:
@@ -264,18 +249,9 @@ class Consensus:
             self._opened.node.report_unreachable(node)
         for message in messages:
             if isinstance(message, m.Proposal) and message.to in dropped and message.kind is EntryKind.NORMAL:
-                with contextlib.suppress(ProposalDropped):  # then their deadline speaks
-                    self._keep(message.data)  # the leader is dying: its successor will get them
+                self._opened.unsent(message)
             if isinstance(message, m.InstallSnapshot) and self._tasks is not None:
                 self._tasks.create_task(self._send_snapshot(message), name=f"snapshot to {message.to:x}")
-
-    def _keep(self, data: list[bytes]) -> None:
-        """Hold proposals until the next leader. Raises ProposalDropped when too many wait already."""
-        size = sum(map(len, data))
-        if self._forward_bytes + size > _WAITING_BYTES:
-            raise ProposalDropped("too many proposals wait for a leader")
-        self._forward += data
-        self._forward_bytes += size
 
     async def _send_snapshot(self, message: m.InstallSnapshot) -> None:
         engine = self._opened
@@ -475,26 +451,18 @@ class Consensus:
                 raise NoLeader("etcdserver: no leader") from None
         return leader
 
-    async def propose(self, data: bytes, *, timeout: float = 5.0) -> None:
+    async def propose(self, data: bytes, settled: Callable[[], bool], *, timeout: float = 5.0) -> None:
         """Put `data` into the leader's log, forwarding it if this member follows.
 
-        Returning means accepted here (leader) or sent on (follower), not committed: that shows in `apply`.
-        Waits while there is no leader. Raises NoLeader, ProposalDropped, TooLarge, Stopped.
+        Returning means that it is on its way, not committed: that shows in `apply`, and `settled` then says
+        so, or that nobody waits any more. Until then it is proposed again if it is lost with a leader. Waits
+        while there is no leader. Raises NoLeader, ProposalDropped, TooLarge, Stopped.
         """
         if len(data) > self.config.max_request_bytes:
             raise TooLarge(f"request of {len(data)} bytes is over {self.config.max_request_bytes}")
         if self._leader() == NOBODY:
             await self.wait_leader(timeout)
-        engine = self._opened
-        if engine.node.raft.role is Role.LEADER:
-            try:
-                engine.node.propose([data])
-            except ProposalRefused as reason:
-                raise ProposalDropped(str(reason)) from None
-        else:
-            if self._forward_bytes + len(data) > _FORWARD_BYTES and self._forward:
-                self._flush_forward(engine)
-            self._keep([data])
+        self._opened.propose(data, settled)
         self._wake.set()
 
     async def read_index(self, *, timeout: float = 5.0) -> int:

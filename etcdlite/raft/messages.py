@@ -1,8 +1,7 @@
 """What members say to each other. One type per message, one handler per type.
 
 `term` is the sender's term, except in a pre-vote (the term it would campaign for) and in messages that are
-only passed on to whoever leads (`Proposal`, `ReadIndexRequest`, `TransferRequest`), where it is 0 and means
-nothing.
+only passed on to whoever leads (`ReadIndexRequest`, `TransferRequest`), where it is 0 and means nothing.
 """
 
 from __future__ import annotations
@@ -106,7 +105,9 @@ class TimeoutNow(Message):
 
 @dataclass(slots=True)
 class Proposal(Message):
-    """Entries a follower asks its leader to append."""
+    """Entries a follower asks the leader of `term` to append: nobody else, so that it knows when they are
+    lost.
+    """
 
     kind: EntryKind
     data: list[bytes]

@@ -146,7 +146,7 @@ class RawNode:
         elif raft.leader == NOBODY:
             raise ProposalRefused("there is no leader")
         else:
-            raft.send(m.Proposal(raft.id, raft.leader, Term(0), kind, data))
+            raft.send(m.Proposal(raft.id, raft.leader, raft.term, kind, data))
 
     def read_index(self, context: int) -> bool:
         """Ask for a read index. Returns False if no leader is known; if no answer comes, ask again."""
@@ -304,7 +304,7 @@ class RawNode:
             handler(self.raft, message)
 
     def _step_proposal(self, message: m.Proposal) -> None:
-        if self.raft.role is Role.LEADER:
+        if self.raft.role is Role.LEADER and self.raft.term == message.term:
             try:
                 self._append(message.kind, message.data)
             except ProposalRefused:

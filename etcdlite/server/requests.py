@@ -23,7 +23,7 @@ _DROPPED_PAUSE: Final = 0.02
 class Consensus(Protocol):
     """What the server needs of consensus.node.Consensus."""
 
-    async def propose(self, data: bytes, *, timeout: float = 5.0) -> None: ...
+    async def propose(self, data: bytes, settled: Callable[[], bool], *, timeout: float = 5.0) -> None: ...
 
     async def read_index(self, *, timeout: float = 5.0) -> int: ...
 
@@ -130,9 +130,9 @@ class Requests:
     async def _propose(self, data: bytes, outcome: asyncio.Future[Applied]) -> None:
         while not outcome.done():
             try:
-                await self.consensus.propose(data, timeout=self._timeout)
+                await self.consensus.propose(data, outcome.done, timeout=self._timeout)
                 return
-            except ProposalDropped:  # nothing was proposed; leadership is moving
+            except ProposalDropped:  # nothing was proposed: too much waits for a leader
                 await asyncio.sleep(_DROPPED_PAUSE)
 
     async def confirm(self) -> None:

@@ -119,7 +119,7 @@ class Harness:
         """Propose at a member and wait until that member has applied it."""
         future = asyncio.get_running_loop().create_future()
         self.machines[name].waiting[data] = future
-        await self.members[name].propose(data, timeout=seconds)
+        await self.members[name].propose(data, future.done, timeout=seconds)
         async with asyncio.timeout(seconds):
             await future
 

@@ -97,11 +97,32 @@ def test_without_a_majority_nothing_is_promised(tmp_path: Path) -> None:
                 await member.read_index(timeout=0.1)
             await cluster.until(lambda: member.status().leader_id == 0)
             with pytest.raises(NoLeader):
-                await member.propose(b"x", timeout=0.1)
+                await member.propose(b"x", lambda: False, timeout=0.1)
             with pytest.raises(NoLeader):
                 await member.read_index(timeout=0.1)
 
     run(test)
+
+
+def test_a_write_that_was_lost_with_the_leader_is_made_again(tmp_path: Path) -> None:
+    """The leader is cut off while a follower sends a write on to it, and neither end is told."""
+
+    async def test() -> None:
+        async with running(tmp_path, 3) as cluster:
+            leader = cluster.members[await cluster.leader()]
+            follower, _ = await cluster.followers()
+            cut_off(leader)
+            await cluster.put(follower, b"x")
+            assert cluster.members[follower].status().leader_id != leader.member_id
+            assert cluster.machines[follower].data == [b"x"]
+
+    run(test)
+
+
+def cut_off(member: Consensus) -> None:
+    """Connections stay open, and nothing comes through either way."""
+    member.on_message = lambda message: None  # type: ignore[method-assign]
+    member._transport.send = lambda messages: []  # type: ignore[method-assign]
 
 
 def test_leadership_is_transferred(tmp_path: Path) -> None:
@@ -175,7 +196,7 @@ def test_a_request_too_large_is_refused(tmp_path: Path) -> None:
     async def test() -> None:
         async with running(tmp_path, 1, max_request_bytes=100) as cluster:
             with pytest.raises(TooLarge):
-                await cluster.members["m0"].propose(b"x" * 101)
+                await cluster.members["m0"].propose(b"x" * 101, lambda: False)
             await cluster.put("m0", b"x" * 100)
 
     run(test)
@@ -191,7 +212,7 @@ def test_who_waits_is_told_when_the_member_stops(tmp_path: Path) -> None:
             await cluster.stop()
             assert isinstance((await wait)[0], Stopped)
             with pytest.raises(Stopped):
-                await member.propose(b"x")
+                await member.propose(b"x", lambda: False)
 
     run(test)
 

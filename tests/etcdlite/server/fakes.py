@@ -21,7 +21,7 @@ class FakeConsensus:
         self.reads = 0
         self.failure: ConsensusError | None = None
 
-    async def propose(self, data: bytes, *, timeout: float = 5.0) -> None:
+    async def propose(self, data: bytes, settled: Callable[[], bool], *, timeout: float = 5.0) -> None:
         if self.failure is not None:
             raise self.failure
         self.log.append(data)

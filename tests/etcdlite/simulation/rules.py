@@ -24,6 +24,7 @@ class Rules:
         self.votes: dict[tuple[int, int], int] = {}  # (member, term) -> its vote on disk
         self.entries: dict[tuple[int, int], tuple[bytes, int | None]] = {}  # by index, term
         self.committed: dict[int, tuple[int, bytes]] = {}  # index -> term, data of what some member applied
+        self.places: dict[bytes, int] = {}  # what was proposed once -> its only index
         self.acknowledged: dict[bytes, int] = {}
         self.acknowledged_index = 0
         self.reads = 0
@@ -77,10 +78,14 @@ class Rules:
             self._match(entry, log.term(entry.index - 1))  # type: ignore[arg-type]
 
     def applied(self, member: SimMember, entry: Applied, *, acknowledged: bool) -> None:
-        """State Machine Safety; and every acknowledgement is remembered."""
+        """State Machine Safety; nothing is carried out twice; and every acknowledgement is remembered."""
         known = self.committed.setdefault(entry.index, (entry.term, entry.data))
         if known != (entry.term, entry.data):
             raise Violation(f"member {member.id} applies another entry {entry.index} than was applied before")
+        if entry.data and self.places.setdefault(entry.data, entry.index) != entry.index:
+            raise Violation(
+                f"{entry.data!r} is carried out twice, at {self.places[entry.data]}, {entry.index}"
+            )
         if acknowledged:
             self.acknowledged[entry.data] = entry.index
             self.acknowledged_index = max(self.acknowledged_index, entry.index)

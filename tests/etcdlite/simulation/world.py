@@ -234,15 +234,12 @@ class World:
     # -- clients and operators -------------------------------------------------------------------------------
 
     def propose(self, member: SimMember) -> None:
-        """A client of `member` writes something unique."""
+        """A client of `member` writes something unique, and waits for as long as the process lives."""
         data = b"p%d" % next(self._proposals)
 
         def act(engine: Engine) -> None:
-            try:
-                engine.node.propose([data])
-            except ProposalRefused:
-                return
             member.waiting.add(data)
+            engine.propose(data, lambda: data not in member.waiting)
 
         member.act(act)
 
