@@ -236,9 +236,7 @@ class Engine:
             try:
                 self.node.propose(data)
             except ProposalRefused:
-                self._proposals.unmade(
-                    data
-                )  # leadership moves, or the log is full: tried with the next input
+                self._proposals.unmade(data)  # leadership moves, or the log is full: soon again
                 return
 
     def _apply(self, entries: Sequence[Entry]) -> None:
