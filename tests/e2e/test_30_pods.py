@@ -169,7 +169,8 @@ def test_a_projected_token_is_of_its_audience_and_a_configmap_is_renewed(pods: P
 
 def test_a_claim_holds_what_was_written_and_the_hosts_processes_are_seen(pods: Pods) -> None:
     pods.until_ready("hostly")
-    assert "kubelet" in pods.run("hostly", "cat /proc/[0-9]*/comm").split()
+    # A process that ends between the shell's look and cat's makes cat fail: others' ends are not judged here.
+    assert "kubelet" in pods.run("hostly", "cat /proc/[0-9]*/comm 2>/dev/null || true").split()
     assert pods.status("hostly")["podIP"] == "10.240.0.21"
     pods.run("hostly", "echo kept > /kept/word")
     assert pods.lab.on_host("worker-1", "cat", "/var/lib/e2e-volume/word").strip() == "kept"
