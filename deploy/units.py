@@ -189,6 +189,7 @@ def _metricsserver(topology: Topology, host: Host) -> Unit:
         "kubelet-preferred-address-types": "InternalIP",
         "kubelet-use-node-status-port": "true",
         "metric-resolution": "15s",
+        "leader-elect": "true",
     }
     return Unit(name="metricsserver", package="metricsserver", flags=flags)
 

@@ -11,7 +11,6 @@ import base64
 import contextlib
 import gc
 import importlib
-import json
 import os
 import signal
 import socket
@@ -356,11 +355,9 @@ class Raise:
         return addons.load(name, values)
 
     def metrics_values(self) -> dict[str, str]:
-        """Where metrics-servers are, and whose signature is on their certificates."""
-        controllers = [{"addresses": [host.address]} for host in self.topology.by_role("controller")]
+        """Where metrics-servers listen, and whose signature is on their certificates."""
         authority = (self.state.root / "pki" / "ca.pem").read_bytes()
         return {
-            "METRICS_ENDPOINTS": json.dumps(controllers),
             "METRICS_PORT": str(METRICS_PORT),
             "CLUSTER_CA": base64.b64encode(authority).decode(),
         }

@@ -1,9 +1,10 @@
-"""metrics-server: flags, who may ask, and the wiring of scraper and server."""
+"""metrics-server: who may ask, the lease, and the wiring of scraper and server."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 import sys
 import time
@@ -17,66 +18,34 @@ from componentbase import log as logs
 from componentbase import tasks, tlsutil
 from componentbase.backoff import Backoff
 from componentbase.clock import RealClock
-from componentbase.flags import Flags, Values
+from componentbase.flags import Values
 from componentbase.health import Health
 from componentbase.http.server import serve
 from kubeclient.delegated import Delegated, FrontProxy
 from kubeclient.informer import Informer
+from kubeclient.leaderelection import LeaderElector
 from kubeclient.resources import CONFIGMAPS, NODES, PODS
 from kubeclient.rest import ConnectionFailed, RestClient
+from metricsserver.endpoint import Endpoint, slice_of
+from metricsserver.flags import AGENT, complaint, declare
 from metricsserver.scrape import Kubelets, Scraper, address_of
 from metricsserver.server import Cluster, Server
 from metricsserver.store import Store
 from pki.kubeconfig import load as load_kubeconfig
 from pki.selfsigned import serving_pair
 
-AGENT = "metrics-server"
-ADDRESS_TYPES = ["Hostname", "InternalDNS", "InternalIP", "ExternalDNS", "ExternalIP"]
-MINIMUM_RESOLUTION = 10.0  # seconds; kubelets do not look at containers much more often
 AUTHENTICATION = "extension-apiserver-authentication"
 
 log = logging.getLogger(__name__)
 
 
-def declare() -> Flags:
-    """Every flag this server knows, each the real one's; any other is refused by name."""
-    flags = Flags(AGENT, "Serves what nodes and pods use as metrics.k8s.io.")
-    flags.string("kubeconfig", "", "Path to the kubeconfig; in a pod its service account serves.")
-    flags.string("bind-address", "0.0.0.0", "Address of the secure port.")
-    flags.integer("secure-port", 443, "Port of the API, health and metrics.")
-    flags.string("tls-cert-file", "", "Serving certificate; one is made in memory when absent.")
-    flags.string("tls-private-key-file", "", "Its key.")
-    flags.duration("metric-resolution", "1m", "Time between two rounds of scrapes, at least 10s.")
-    flags.boolean("kubelet-insecure-tls", False, "Do not verify kubelets' certificates.")
-    flags.string("kubelet-certificate-authority", "", "CA of kubelets' certificates; else the cluster's.")
-    flags.string("kubelet-client-certificate", "", "Client certificate for kubelets; else the kubeconfig's.")
-    flags.string("kubelet-client-key", "", "Its key.")
-    flags.boolean("kubelet-use-node-status-port", False, "Take kubelets' port from nodes' status.")
-    flags.integer("kubelet-port", 10250, "Port of kubelets, unless it is taken from nodes' status.")
-    flags.strings("kubelet-preferred-address-types", ADDRESS_TYPES, "Types of nodes' addresses, best first.")
-    flags.duration("kubelet-request-timeout", "10s", "How long a kubelet may take to answer.")
-    flags.integer("v", 0, "Log verbosity.", short="v")
-    return flags
-
-
-def complaint(values: Values) -> str | None:
-    """Why the flags cannot be used, if they cannot."""
-    if values.metric_resolution < MINIMUM_RESOLUTION:
-        return f"--metric-resolution must be at least {MINIMUM_RESOLUTION:g}s"
-    if values.kubelet_request_timeout > values.metric_resolution * 0.9:
-        return "--kubelet-request-timeout must be shorter than nine tenths of --metric-resolution"
-    for one, other in (
-        ("tls_cert_file", "tls_private_key_file"),
-        ("kubelet_client_certificate", "kubelet_client_key"),
-    ):
-        if bool(getattr(values, one)) != bool(getattr(values, other)):
-            return f"--{one} and --{other} go together".replace("_", "-")
-    return None
+class LeaseLost(Exception):
+    """Another server leads; whoever started this one starts it again as a candidate."""
 
 
 async def authentication(client: RestClient) -> Mapping[str, str]:
     """What the API server publishes for extension servers; waits until it can be read."""
-    backoff = Backoff(0.2, 10.0)
+    backoff = Backoff(0.2, 2.0)
     while True:
         try:
             found = await client.get(CONFIGMAPS, AUTHENTICATION, "kube-system")
@@ -129,54 +98,95 @@ def _client(values: Values) -> RestClient:
     return RestClient.in_cluster(user_agent=AGENT)
 
 
-async def run(values: Values) -> None:
-    """Serve until cancelled."""
-    clock, store = RealClock(), Store(values.metric_resolution)
-    kubelets = Kubelets(_kubelet_context(values), values.kubelet_request_timeout)
-    async with _client(values) as client:
-        nodes, pods = Informer(client, NODES), Informer(client, PODS, field_selector="status.phase=Running")
+class Member:
+    """One server: it serves health at once, and scrapes and answers while it leads."""
+
+    def __init__(self, values: Values, client: RestClient, kubelets: Kubelets) -> None:
+        self._values, self._client = values, client
+        self._store = Store(values.metric_resolution)
+        self._nodes = Informer(client, NODES)
+        self._pods = Informer(client, PODS, field_selector="status.phase=Running")
         port = None if values.kubelet_use_node_status_port else values.kubelet_port
-        scraper = Scraper(
-            nodes.store.list,
+        self._scraper = Scraper(
+            self._nodes.store.list,
             lambda node: address_of(node, values.kubelet_preferred_address_types, port),
             kubelets.fetch,
-            store,
-            clock,
+            self._store,
+            RealClock(),
         )
-        cluster = Cluster(nodes.store.list, pods.store.list, nodes.store.get, pods.store.get, clock.now)
-        try:
-            async with asyncio.TaskGroup() as group:
-                for informer in (nodes, pods):
-                    group.create_task(informer.run(), name=f"informer/{informer.gvr.resource}")
-                group.create_task(_serve(values, client, cluster, store, (nodes, pods), scraper))
-                await nodes.wait_synced(120)
-                group.create_task(scraper.run(), name="scraper")
-        finally:
-            await kubelets.close()
+        self._leads = False
+
+    async def run(self) -> None:
+        """Until cancelled, or until the lease is lost (LeaseLost)."""
+        data = await authentication(self._client)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._serve(data), name="secure-port")
+            if self._values.leader_elect:
+                await self._elector().run(self._lead)
+                raise LeaseLost(self._values.leader_elect_resource_name)
+            await self._lead()
+
+    def _elector(self) -> LeaderElector:
+        values = self._values
+        return LeaderElector(
+            self._client,
+            namespace=values.leader_elect_resource_namespace,
+            name=values.leader_elect_resource_name,
+            # One process has the port, so a leader that was killed and started again may go on at once.
+            identity=f"{socket.gethostname()}_{values.bind_address}:{values.secure_port}",
+            lease_duration=values.leader_elect_lease_duration,
+            renew_deadline=values.leader_elect_renew_deadline,
+            retry_period=values.leader_elect_retry_period,
+        )
+
+    async def _lead(self) -> None:
+        self._leads = True
+        async with asyncio.TaskGroup() as group:
+            for informer in (self._nodes, self._pods):
+                group.create_task(informer.run(), name=f"informer/{informer.gvr.resource}")
+            if self._values.leader_elect:
+                # At once: discovery can be answered before there is anything to tell.
+                group.create_task(self._endpoint().keep(), name="endpoint")
+            await self._nodes.wait_synced(120)
+            group.create_task(self._scraper.run(), name="scraper")
+
+    def _endpoint(self) -> Endpoint:
+        values = self._values
+        namespace, service = values.leader_elect_resource_namespace, values.leader_elect_resource_name
+        return Endpoint(self._client, slice_of(namespace, service, values.bind_address, values.secure_port))
+
+    async def _serve(self, data: Mapping[str, str]) -> None:
+        users = data.get("client-ca-file", "").encode() or None
+        delegated = Delegated(self._client, time.monotonic, front_proxy=front_proxy(data), client_ca=users)
+        nodes, pods = self._nodes.store, self._pods.store
+        cluster = Cluster(nodes.list, pods.list, nodes.get, pods.get, RealClock().now)
+        await serve(
+            Server(self._store, cluster, delegated, self._health(), lambda: self._leads),
+            host=self._values.bind_address,
+            port=self._values.secure_port,
+            ssl_context=_serving_context(self._values, data),
+        )
+
+    def _health(self) -> Health:
+        """A standby lives and is not ready: it is no endpoint."""
+        health = Health()
+        informers = (self._nodes, self._pods)
+        health.add("metadata-informer-sync", lambda: _need(all(i.synced for i in informers)), live=False)
+        health.add("metric-storage-ready", lambda: _need(self._store.ready), live=False)
+        late = self._values.metric_resolution * 1.5 + self._values.kubelet_request_timeout
+        timely = "metric-collection-timely"
+        health.add(timely, lambda: _need(_since(self._scraper.last_round) < late), ready=False)
+        return health
 
 
-async def _serve(
-    values: Values,
-    client: RestClient,
-    cluster: Cluster,
-    store: Store,
-    informers: Sequence[Informer],
-    scraper: Scraper,
-) -> None:
-    data = await authentication(client)
-    users = data.get("client-ca-file", "").encode() or None
-    delegated = Delegated(client, time.monotonic, front_proxy=front_proxy(data), client_ca=users)
-    health = Health()
-    health.add("metadata-informer-sync", lambda: _need(all(i.synced for i in informers)), live=False)
-    health.add("metric-storage-ready", lambda: _need(store.ready), live=False)
-    late = values.metric_resolution * 1.5 + values.kubelet_request_timeout
-    health.add("metric-collection-timely", lambda: _need(_since(scraper.last_round) < late), ready=False)
-    await serve(
-        Server(store, cluster, delegated, health),
-        host=values.bind_address,
-        port=values.secure_port,
-        ssl_context=_serving_context(values, data),
-    )
+async def run(values: Values) -> None:
+    """Serve until cancelled. Raises LeaseLost."""
+    kubelets = Kubelets(_kubelet_context(values), values.kubelet_request_timeout)
+    try:
+        async with _client(values) as client:
+            await Member(values, client, kubelets).run()
+    finally:
+        await kubelets.close()
 
 
 def _since(moment: float) -> float:

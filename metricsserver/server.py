@@ -61,10 +61,18 @@ class Cluster:
 
 
 class Server:
-    """The ASGI application. `health` answers health and /metrics."""
+    """The ASGI application. `health` answers health and /metrics; one that does not lead has no metrics."""
 
-    def __init__(self, store: Store, cluster: Cluster, delegated: Delegated, health: App) -> None:
+    def __init__(
+        self,
+        store: Store,
+        cluster: Cluster,
+        delegated: Delegated,
+        health: App,
+        leads: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._store, self._cluster, self._delegated, self._health = store, cluster, delegated, health
+        self._leads = leads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = str(scope["path"])
@@ -119,6 +127,9 @@ class Server:
         if method not in ("GET", "HEAD") or query.get("watch", ["false"])[0] in ("true", "1"):
             verb = "watch" if method == "GET" else method.lower()
             raise errors.method_not_supported(GROUP, target.resource, verb)
+        if not self._leads():
+            # An empty list would say that nothing runs.
+            raise errors.service_unavailable("this metrics-server is a standby: another one leads")
         accept = dict(scope["headers"]).get(b"accept", b"").decode("latin-1")
         as_table = any(_TABLE.match(each.strip()) for each in accept.split(","))
         if target.name:

@@ -15,7 +15,6 @@ VALUES = {
     "CLUSTER_DNS": "10.32.0.10",
     "CLUSTER_DOMAIN": "cluster.local",
     "DNS_IMAGE": "docker.io/x/dns:1",
-    "METRICS_ENDPOINTS": '[{"addresses": ["10.240.0.10"]}]',
     "METRICS_PORT": "4443",
     "CLUSTER_CA": "UEVN",
 }

@@ -14,7 +14,8 @@ from apimachinery.errors import forbidden
 from componentbase.clock import FakeClock
 from componentbase.health import Health
 from kubeclient.delegated import Delegated, FrontProxy, User
-from metricsserver.app import complaint, declare, front_proxy
+from metricsserver.app import front_proxy
+from metricsserver.flags import complaint, declare
 from metricsserver.samples import Point, Scrape
 from metricsserver.scrape import ScrapeFailed, Scraper, address_of
 from metricsserver.server import Cluster, Server
@@ -52,7 +53,7 @@ def labelled(name: str, namespace: str = "", **labels: str) -> Object:
 
 
 class World:
-    def __init__(self) -> None:
+    def __init__(self, *, leads: bool = True) -> None:
         self.nodes = {
             name: labelled(name, zone=zone) for name, zone in (("n1", "a"), ("n2", "b"), ("n3", "b"))
         }
@@ -71,7 +72,7 @@ class World:
             self.pods.get,
             lambda: 120.0,
         )
-        self.app = Server(store, cluster, self.door, Health())
+        self.app = Server(store, cluster, self.door, Health(), lambda: leads)
 
     def get(self, path: str, method: str = "GET", **headers: str) -> tuple[int, Object]:
         async def ask() -> httpx.Response:
@@ -167,6 +168,14 @@ def test_strangers_are_kept_out() -> None:
     assert world.get("/healthz", who="nobody")[0] == 200
 
 
+def test_a_standby_is_discovered_but_tells_nothing() -> None:
+    world = World(leads=False)
+    assert world.get(V1)[0] == 200
+    for path in (f"{V1}/nodes", f"{V1}/pods", f"{V1}/namespaces/d/pods/web"):
+        status, answer = world.get(path)
+        assert (status, answer["reason"]) == (503, "ServiceUnavailable"), "no list rather than an empty one"
+
+
 def addressed(name: str, **addresses: str) -> Object:
     listed = [{"type": kind, "address": address} for kind, address in addresses.items()]
     endpoint = {"kubeletEndpoint": {"Port": 10250}}
@@ -232,6 +241,10 @@ def test_who_may_name_users_is_read_from_what_the_api_server_publishes() -> None
         (["--metric-resolution=5s"], "--metric-resolution"),
         (["--metric-resolution=10s", "--kubelet-request-timeout=10s"], "--kubelet-request-timeout"),
         (["--tls-cert-file=x"], "--tls-private-key-file"),
+        (["--leader-elect"], "--bind-address"),
+        (["--leader-elect", "--bind-address=127.0.0.1"], "--bind-address"),
+        (["--leader-elect", "--bind-address=metrics.example"], "--bind-address"),
+        (["--leader-elect", "--bind-address=10.240.0.10"], None),
         ([], None),
     ],
 )
