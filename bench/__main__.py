@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from bench import api, cluster, controllers, dns, hollow, proxy, scheduler, store
+from bench import api, cluster, controllers, dns, hollow, nodes, proxy, scheduler, store
 
 MEASUREMENTS = {
     "api": api.main,
@@ -12,6 +12,7 @@ MEASUREMENTS = {
     "controllers": controllers.main,
     "scheduler": scheduler.main,
     "hollow": hollow.main,
+    "nodes": nodes.main,
     "proxy": proxy.main,
     "dns": dns.main,
     "store": store.main,

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -26,34 +27,43 @@ MIB = 1024 * 1024
 IMPORTS = "import fastapi, uvicorn, httpx, grpc, orjson, cryptography.x509"
 
 
-def _hardway(topology: Path, state: Path, *command: str) -> str:
-    argv = [sys.executable, "-m", "deploy", "--topology", str(topology), "--state", str(state), *command]
-    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=600).stdout
+@dataclass(frozen=True)
+class Lab:
+    """A cluster to measure, in a directory that goes with it."""
+
+    topology: Topology
+    state: State
+    file: Path
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.state.root / "pki" / "admin.kubeconfig"
+
+    def hardway(self, *command: str) -> str:
+        """The `hardway` command on this cluster: what it printed."""
+        where = ["--topology", str(self.file), "--state", str(self.state.root)]
+        argv = [sys.executable, "-m", "deploy", *where, *command]
+        return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=600).stdout
+
+    def up(self) -> float:
+        """Raise it; the seconds that it took."""
+        started = time.monotonic()
+        print(self.hardway("up"), flush=True)
+        return time.monotonic() - started
 
 
 @contextlib.contextmanager
-def raised() -> Iterator[tuple[Topology, State, float, float]]:
-    """A cluster of its own, from an installed environment: (topology, state, first up, up after down), in
-    seconds.
-    """
+def standing() -> Iterator[Lab]:
+    """A lab that is not up yet, from an installed environment; what is up of it ends with the context."""
     with tempfile.TemporaryDirectory(prefix="hardway-bench-") as folder:
         document = yaml.safe_load((TOPOLOGIES / "lab.yaml").read_text())
         document["name"], document["outside"] = "bench", OUTSIDE
-        file, root = Path(folder) / "bench.yaml", Path(folder) / "state"
-        file.write_text(yaml.safe_dump(document))
+        lab = Lab(parse(document), State("bench", Path(folder) / "state"), Path(folder) / "bench.yaml")
+        lab.file.write_text(yaml.safe_dump(document))
         try:
-            first = _timed(file, root, "up")
-            _hardway(file, root, "down")
-            again = _timed(file, root, "up")
-            yield parse(document), State("bench", root), first, again
+            yield lab
         finally:
-            _hardway(file, root, "clean")
-
-
-def _timed(topology: Path, state: Path, command: str) -> float:
-    started = time.monotonic()
-    print(_hardway(topology, state, command), flush=True)
-    return time.monotonic() - started
+            lab.hardway("clean")
 
 
 def interpreter_seconds(count: int) -> float:
@@ -82,7 +92,11 @@ def _costs(topology: Topology, state: State) -> dict[int, tuple[str, str]]:
 
 def main() -> None:
     """Print the table."""
-    with raised() as (topology, state, first, again):
+    with standing() as lab:
+        topology, state = lab.topology, lab.state
+        first = lab.up()
+        lab.hardway("down")
+        again = lab.up()
         time.sleep(SETTLE)
         processes = _costs(topology, state)
         memory = {pid: pss(pid) for pid in processes}
