@@ -42,6 +42,7 @@ from kubelet.pods.sysctls import forbidden_sysctl
 from kubelet.probes import Probes
 from kubelet.shutdown import ShutdownManager
 from kubelet.statuses import StatusManager
+from kubelet.turns import Turns, starts_at_once
 from kubelet.upkeep import PERIOD, Upkeep
 from kubelet.volumes.manager import VolumeManager
 from kubelet.watched import Watched
@@ -214,6 +215,7 @@ class Kubelet:
             self.node_facts,
             self.volumes.pod_dir,
             self.sources,
+            Turns(starts_at_once(self.machine.cpus)),
         )
 
     def _pod_workers(self) -> PodWorkers:

@@ -28,6 +28,7 @@ from kubelet.pods.plan import restartable
 from kubelet.pods.resize import Resize
 from kubelet.pods.spec import about_container, find_container, known_containers
 from kubelet.pods.status import Waiting, pod_ips
+from kubelet.turns import Rank, Turns
 from kubelet.volumes.claims import read_only
 from kubelet.volumes.mounts import mounts
 
@@ -82,6 +83,7 @@ class Executor:
         node: NodeFacts,
         place: Callable[[str], Path],
         sources: Callable[[Pod], Sources],
+        turns: Turns,
     ) -> None:
         self._runtime = runtime
         self._images = images
@@ -92,6 +94,7 @@ class Executor:
         self._place = place
         self._sources = sources
         self._given: dict[str, dict[str, Mapping[str, Any]]] = {}
+        self._turns = turns
 
     def place(self, uid: str) -> Place:
         return Place(self._place(uid))
@@ -102,7 +105,8 @@ class Executor:
         try:
             handler = await self._objects.runtime_handler(pod["spec"].get("runtimeClassName") or "")
             await self._make_log_directory(Path(config.log_directory))
-            return await self._runtime.run_sandbox(config, handler)
+            async with self._turns.turn(Rank.SANDBOX):
+                return await self._runtime.run_sandbox(config, handler)
         except (RuntimeFailure, ConfigError) as error:
             text = f"Failed to create pod sandbox: {error}"
             self._events.event(pod, "Warning", "FailedCreatePodSandBox", text)
@@ -121,7 +125,8 @@ class Executor:
         image = await self._image(pod, container, config)
         container_id = await self._create(pod, container, attempt, view, volumes, image, config)
         try:
-            await self._runtime.start_container(container_id)
+            async with self._turns.turn(Rank.CONTAINER):
+                await self._runtime.start_container(container_id)
         except RuntimeFailure as error:
             self._events.event(about, "Warning", "Failed", f"Error: {error}")
             raise StartFailure(Waiting("RunContainerError", str(error)), 1.0) from error
@@ -182,7 +187,8 @@ class Executor:
         sandbox = view.sandbox
         assert sandbox is not None
         try:
-            container_id = await self._runtime.create_container(sandbox.id, wanted, config)
+            async with self._turns.turn(Rank.CONTAINER):
+                container_id = await self._runtime.create_container(sandbox.id, wanted, config)
         except RuntimeFailure as error:
             self._events.event(about, "Warning", "Failed", f"Error: {error}")
             raise StartFailure(Waiting("CreateContainerError", str(error)), 1.0) from error

@@ -31,6 +31,7 @@ from kubelet.node.machine import Machine
 from kubelet.pods.observed import PodView
 from kubelet.probes import Probes
 from kubelet.statuses import StatusManager
+from kubelet.turns import Turns, starts_at_once
 from kubelet.volumes.manager import VolumeManager
 
 RELIST = 30.0  # the runtime changes only by our own hand, and every action is followed by a look
@@ -200,7 +201,9 @@ class HollowKubelet(Kubelet):
 
     def _executor(self) -> Executor:
         made = (self.runtime, self.images, self.objects, self.recorder, self.clock, self.node_facts)
-        return HollowExecutor(*made, self.volumes.pod_dir, self.sources)
+        return HollowExecutor(
+            *made, self.volumes.pod_dir, self.sources, Turns(starts_at_once(self.machine.cpus))
+        )
 
     async def prepare(self, pod: Pod, before: Pod | None = None) -> None:
         return

@@ -291,13 +291,20 @@ class PodWorkers:
             view = await self._cache.refresh(uid)
             if self._publish(work, view)["phase"] in OVER:
                 return await self._conclude(uid, work, view)
-        await self._executor.prune(view)
+        await self._prune(work, view)
         work.retry.reset()
         now = self._clock.now()
         timers = [until - now for until in self._plan(work, view).waiting.values()]
         timers += [hold.until - now for hold in work.held.values()]
         limit = work.pod["spec"].get("activeDeadlineSeconds")
         return max(0.05, min([*timers, RESYNC if limit is None else min(RESYNC, float(limit))]))
+
+    async def _prune(self, work: Work, view: PodView) -> None:
+        """Leftovers are no part of the pod: what cannot be removed now does not hold it up."""
+        try:
+            await self._executor.prune(view)
+        except (RuntimeFailure, OSError) as error:
+            log.warning("leftovers not removed: %s", error, extra={"pod": _name(work.pod)})
 
     def _plan(self, work: Work, view: PodView) -> PodActions:
         plan = compute_pod_actions(
