@@ -11,6 +11,8 @@ from controllers.objects import Object
 from controllers.runtime import Context, Controller, ignore_not_found
 from kubeclient.resources import NODES
 
+WORKERS = 16  # nodes that come at once are written at once
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -33,13 +35,15 @@ class CidrSet:
         self._size = 1 << (self._cluster.max_prefixlen - node_mask)
         self._count = 1 << (node_mask - self._cluster.prefixlen)
         self._owners: dict[int, str] = {}
+        self._blocks: dict[str, int] = {}  # the first block each owner was given, the other way round
+        self._lowest = 0  # every block below is taken
 
     def occupy(self, cidr: str, owner: str) -> bool:
         """Note that `owner` has this block. False when it belongs to another, or is no block of this set."""
         index = self._index(cidr)
         if index is None or self._owners.get(index, owner) != owner:
             return False
-        self._owners[index] = owner
+        self._take(index, owner)
         return True
 
     def reserve(self, cidr: str) -> None:
@@ -54,17 +58,25 @@ class CidrSet:
 
     def allocate(self, owner: str) -> str:
         """The owner's block: the one it has, else the lowest free one. Raises CidrSetFull."""
-        for index, holder in self._owners.items():
-            if holder == owner:
-                return self._block(index)
-        for index in range(self._count):
-            if index not in self._owners:
-                self._owners[index] = owner
-                return self._block(index)
-        raise CidrSetFull
+        if owner in self._blocks:
+            return self._block(self._blocks[owner])
+        while self._lowest in self._owners:
+            self._lowest += 1
+        if self._lowest >= self._count:
+            raise CidrSetFull
+        self._take(self._lowest, owner)
+        return self._block(self._blocks[owner])
 
     def release(self, owner: str) -> None:
+        if self._blocks.pop(owner, None) is None:
+            return
+        freed = {index for index, holder in self._owners.items() if holder == owner}
         self._owners = {index: holder for index, holder in self._owners.items() if holder != owner}
+        self._lowest = min(self._lowest, *freed)
+
+    def _take(self, index: int, owner: str) -> None:
+        self._owners[index] = owner
+        self._blocks.setdefault(owner, index)
 
     def _block(self, index: int) -> str:
         return f"{self._cluster.network_address + index * self._size}/{self._mask}"
@@ -84,15 +96,15 @@ def pod_cidrs(node: Object) -> Sequence[str]:
 
 
 class NodeIPAMController(Controller):
-    """One worker: what is free is decided in one place. At start every node's CIDR is taken up before any is
-    given.
+    """What is free is decided between two awaits, so that several workers never give one block twice. At
+    start every node's CIDR is taken up before any is given.
     """
 
     name: ClassVar[str] = "node-ipam-controller"
     account: ClassVar[str] = "node-controller"
 
     def __init__(self, ctx: Context) -> None:
-        super().__init__(ctx, component="cidrAllocator")
+        super().__init__(ctx, workers=WORKERS, component="cidrAllocator")
         self.cidrs = CidrSet(ctx.options.cluster_cidr, ctx.options.node_cidr_mask_size)
         if ctx.options.service_cluster_ip_range:
             self.cidrs.reserve(ctx.options.service_cluster_ip_range)

@@ -180,12 +180,24 @@ class Periodic(abc.ABC):
 
 
 def in_namespace(informer: Informer, namespace: str) -> list[Object]:
-    """The cached objects of one namespace; the index is made at the first use."""
+    """The cached objects of one namespace."""
+    return _indexed(informer, "namespace", lambda obj: (o.namespace(obj),), namespace)
+
+
+def on_node(pods: Informer, node: str) -> list[Object]:
+    """The cached pods that are assigned to a node."""
+    return _indexed(pods, "node", lambda pod: filter(None, (o.spec(pod).get("nodeName"),)), node)
+
+
+def _indexed(
+    informer: Informer, index: str, values: Callable[[Object], Iterable[str]], value: str
+) -> list[Object]:
+    """What the index holds under a value; it is made at the first use."""
     try:
-        return informer.store.by_index("namespace", namespace)
+        return informer.store.by_index(index, value)
     except KeyError:
-        informer.add_index("namespace", lambda obj: (o.namespace(obj),))
-        return informer.store.by_index("namespace", namespace)
+        informer.add_index(index, values)
+        return informer.store.by_index(index, value)
 
 
 async def ignore_not_found(call: Awaitable[Object]) -> Object | None:

@@ -4,20 +4,24 @@ before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import contextlib
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import ClassVar
 
 from apimachinery import errors
 from controllers import objects as o
-from controllers import pods
 from controllers.nodelifecycle import health as hp
+from controllers.nodelifecycle.readiness import PodReadinessController
 from controllers.objects import Object
-from controllers.runtime import Context, Periodic, ignore_not_found
+from controllers.runtime import Context, Periodic, gather_limited
 from kubeclient.ratelimit import TokenBucket
-from kubeclient.resources import LEASES, NODES, PODS
+from kubeclient.resources import LEASES, NODES
 from kubeclient.rest import ConnectionFailed
 
 LEASE_NAMESPACE = "kube-node-lease"
+WORKERS = 8  # nodes written at once
 
 
 class NodeLifecycleController(Periodic):
@@ -28,7 +32,7 @@ class NodeLifecycleController(Periodic):
         super().__init__(ctx, period=ctx.options.node_monitor_period, component="node-controller")
         self.nodes = ctx.informers.informer(NODES)
         self.leases = ctx.informers.informer(LEASES, namespace=LEASE_NAMESPACE)
-        self.pods = ctx.informers.informer(PODS)
+        self.readiness = PodReadinessController(ctx)
         opts = ctx.options
         self.grace = hp.Grace(opts.node_monitor_grace_period, opts.node_startup_grace_period)
         self.rates = hp.Rates(
@@ -41,79 +45,75 @@ class NodeLifecycleController(Periodic):
         self._ready: dict[str, str] = {}
         self._buckets: dict[str, tuple[float, TokenBucket]] = {}
 
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(super().run(), name=self.name)
+            group.create_task(self.readiness.run(), name=self.readiness.name)
+
     async def step(self) -> None:
         nodes = sorted(self.nodes.store.list(), key=o.name)
         self._note_arrivals(nodes)
-        fresh: list[Object] = []
-        for node in nodes:
-            try:
-                fresh.append(await self._look_at(node))
-            except (errors.StatusError, ConnectionFailed) as error:
-                # One node that cannot be written must not keep the others from being judged.
-                self.log.warning("node not updated, trying again: %s", error, extra={"node": o.name(node)})
-                fresh.append(node)
-        await self._taint_for_eviction(fresh)
+        fresh = {o.name(node): node for node in nodes}
+        verdicts = [(node, verdict) for node in nodes if (verdict := self._judge(node)) is not None]
 
-    async def _look_at(self, node: Object) -> Object:
-        """Judge one node; the node as it is after conditions and NoSchedule taints were written."""
-        name, now = o.name(node), self.clock.now()
+        async def carry_out(node: Object, verdict: hp.Verdict) -> None:
+            # One node that cannot be written must not keep the others from being judged.
+            with self._trying_again(node):
+                fresh[o.name(node)] = await self._carry_out(node, verdict)
+
+        await gather_limited((partial(carry_out, *each) for each in verdicts), WORKERS)
+        for node in fresh.values():
+            self._on_readiness(node)
+        await self._taint_for_eviction(list(fresh.values()))
+
+    def _judge(self, node: Object) -> hp.Verdict | None:
+        """What is to be written about a node that may have fallen silent."""
+        name, monotonic = o.name(node), self.clock.monotonic()
         lease = self.leases.store.get(f"{LEASE_NAMESPACE}/{name}")
-        seen = hp.observe(node, lease, self._seen.get(name), self.clock.monotonic(), self.grace)
+        seen = hp.observe(node, lease, self._seen.get(name), monotonic, self.grace)
         self._seen[name] = seen
-        if hp.is_silent(seen, self.clock.monotonic()):
-            conditions = hp.unknown_conditions(node, now)
-            if conditions is not None:
-                status = {**o.status(node), "conditions": conditions}
-                node = await self.client.update(NODES, o.with_status(node, status), subresource="status")
-        taints = hp.schedule_taints(node, now)
-        if taints is not None:
-            node = await self._write_taints(node, taints)
-        await self._on_readiness(node)
+        return hp.compute_verdict(node, hp.is_silent(seen, monotonic), self.clock.now())
+
+    async def _carry_out(self, node: Object, verdict: hp.Verdict) -> Object:
+        """Write conditions and NoSchedule taints; the node as it is then."""
+        if verdict.conditions is not None:
+            status = {**o.status(node), "conditions": list(verdict.conditions)}
+            node = await self.client.update(NODES, o.with_status(node, status), subresource="status")
+        if verdict.taints is not None:
+            node = await self._write_taints(node, verdict.taints)
         return node
 
-    async def _on_readiness(self, node: Object) -> None:
-        """When a node has stopped being ready, its pods are not ready either: Services stop sending to
-        them.
-        """
-        name, ready = o.name(node), hp.ready_status(node)
-        before = self._ready.get(name)
-        if ready == "True":
-            self._ready[name] = ready
-            return
-        if before == "True":
-            self.event(node, NODES, "NodeNotReady", f"Node {name} status is now: NodeNotReady")
-        # Also a manager that has just started marks the pods: its predecessor may have died before it could.
-        if before != ready and o.condition(node, "Ready") is not None:
-            await self._mark_pods_not_ready(name)
-        self._ready[name] = ready
+    @contextlib.contextmanager
+    def _trying_again(self, node: Object) -> Iterator[None]:
+        """A node that could not be written is looked at again at the next pass."""
+        try:
+            yield
+        except (errors.StatusError, ConnectionFailed) as error:
+            self.log.warning("node not written, trying again: %s", error, extra={"node": o.name(node)})
 
-    async def _mark_pods_not_ready(self, node_name: str) -> None:
-        for pod in self.pods.store.list():
-            if pods.node_name(pod) != node_name or not pods.is_ready(pod):
-                continue
-            found = o.condition(pod, "Ready") or {}
-            stamp = o.format_time(self.clock.now())
-            condition = {**found, "status": "False", "lastTransitionTime": stamp}
-            conditions = o.set_condition(o.status(pod).get("conditions") or [], condition)
-            body = o.with_status(pod, {**o.status(pod), "conditions": conditions})
-            await ignore_not_found(self.client.update(PODS, body, subresource="status"))
-            self.event(pod, PODS, "NodeNotReady", "Node is not ready", "Warning")
+    def _on_readiness(self, node: Object) -> None:
+        """Say that a node has stopped being ready; what that means for its pods is `readiness`' to see."""
+        name, ready = o.name(node), hp.ready_status(node)
+        if ready != "True" and self._ready.get(name) == "True":
+            self.event(node, NODES, "NodeNotReady", f"Node {name} status is now: NodeNotReady")
+        self._ready[name] = ready
 
     async def _taint_for_eviction(self, nodes: Sequence[Object]) -> None:
         """NoExecute taints come off at once and go on at the zone's rate."""
         states = hp.zone_states(nodes, self.rates.unhealthy_threshold)
         allowed = hp.eviction_rates(states, hp.zone_sizes(nodes), self.rates)
-        stopped = states and all(state is hp.ZoneState.FULL for state in states.values())
-        for node in nodes:
-            taints = hp.execute_taints(node, self.clock.now())
-            if taints is None:
-                continue
-            if hp.ready_status(node) != "True" and (stopped or not self._may_evict(node, allowed)):
-                continue
-            try:
+
+        async def write(node: Object, taints: Sequence[Object]) -> None:
+            with self._trying_again(node):
                 await self._write_taints(node, taints)
-            except (errors.StatusError, ConnectionFailed) as error:
-                self.log.warning("taint not written, trying again: %s", error, extra={"node": o.name(node)})
+
+        due = [
+            (node, taints)
+            for node in nodes
+            if (taints := hp.execute_taints(node, self.clock.now())) is not None
+            and (hp.ready_status(node) == "True" or self._may_evict(node, allowed))
+        ]
+        await gather_limited((partial(write, *each) for each in due), WORKERS)
 
     def _may_evict(self, node: Object, allowed: dict[str, float]) -> bool:
         zone = hp.zone_of(node)

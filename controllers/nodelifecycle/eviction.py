@@ -13,7 +13,7 @@ from controllers import pods
 from controllers import taints as tt
 from controllers.objects import Object
 from controllers.podgc import failed_status, patch_status
-from controllers.runtime import Context, Controller, ignore_not_found
+from controllers.runtime import Context, Controller, ignore_not_found, on_node
 from kubeclient.informer import Informer
 from kubeclient.resources import NODES, PODS
 
@@ -57,7 +57,6 @@ class TaintEvictionController(Controller):
         self.nodes = ctx.informers.informer(NODES)
         self.nodes.add_handler(self._on_node, self._on_node_update)
         self.pods: Informer = ctx.informers.informer(PODS)
-        self.pods.add_index("node", lambda pod: filter(None, (pods.node_name(pod),)))
         self.pods.add_handler(self.enqueue, self._on_pod_update, self._on_pod_gone)
         self._since: dict[str, float] = {}  # pod key -> start of the wait, for taints that carry no time
         self._marked: set[str] = set()
@@ -92,7 +91,7 @@ class TaintEvictionController(Controller):
         await ignore_not_found(self.client.delete(PODS, o.name(pod), o.namespace(pod), options=options))
 
     def _on_node(self, node: Object) -> None:
-        for pod in self.pods.store.by_index("node", o.name(node)):
+        for pod in on_node(self.pods, o.name(node)):
             self.enqueue(pod)
 
     def _on_node_update(self, old: Object, new: Object) -> None:

@@ -15,10 +15,12 @@ from controllers.garbage import GarbageCollector
 from controllers.namespace import NamespaceController
 from controllers.nodeipam import NodeIPAMController, pod_cidrs
 from controllers.nodelifecycle import NodeLifecycleController, TaintEvictionController
+from controllers.nodelifecycle.health import ZONE_LABEL
 from controllers.options import Options
 from controllers.podgc import PodGarbageCollector
 from controllers.serviceaccount import RootCAPublisher, ServiceAccountController
 from kubeclient import resources as r
+from kubeclient.http1.message import Answer, Request
 from tests.controllers import make
 from tests.controllers.conftest import run
 from tests.controllers.memoryapi import MemoryApi, Object
@@ -265,6 +267,53 @@ def test_a_silent_node_is_tainted_and_its_pods_leave_after_their_toleration() ->
             heartbeat(world, "n3")
             await world.pass_time(6)
             assert not tt.taints(fresh(world.api, r.NODES, "n3"))
+
+    run(scenario())
+
+
+class SlowApi(MemoryApi):
+    """Every write takes a second of the world's clock."""
+
+    world: World
+
+    async def send(self, request: Request) -> Answer:
+        if request.method != "GET":
+            await self.world.clock.sleep(1.0)
+        return await super().send(request)
+
+
+def test_a_zone_is_declared_lost_at_once_however_many_pods_it_takes_along() -> None:
+    async def scenario() -> None:
+        api = SlowApi()
+        api.world = world = World(api)
+        lost = [f"n{number}" for number in range(1, 17)]
+        for name in ("n0", *lost):
+            world.api.put(r.NODES, make.node(name, labels={ZONE_LABEL: "here" if name == "n0" else "gone"}))
+            for number in range(5):
+                world.api.put(r.PODS, make.pod(f"{name}-{number}", node=name))
+        async with world.running(NodeLifecycleController):
+            for _ in range(9):
+                await world.pass_time(5)
+                heartbeat(world, "n0")
+            # Silence is seen at 45 s. 16 nodes by two writes each, and 80 pods: 112 seconds one by one.
+            await world.pass_time(6)
+            states = {name: o.condition_status(fresh(world.api, r.NODES, name), "Ready") for name in lost}
+            assert set(states.values()) == {"Unknown"}, states
+            await world.pass_time(10)
+            ready = {o.name(p) for p in world.api.all(r.PODS) if o.condition_status(p, "Ready") == "True"}
+            assert ready == {f"n0-{number}" for number in range(5)}
+
+    run(scenario())
+
+
+def test_a_pod_that_says_it_is_ready_on_a_lost_node_is_not_believed() -> None:
+    async def scenario() -> None:
+        world = World()
+        world.api.put(r.NODES, make.node("n1", ready="Unknown"))
+        async with world.running(NodeLifecycleController):
+            world.api.put(r.PODS, make.pod("late", node="n1"))
+            await world.settle()
+            assert o.condition_status(fresh(world.api, r.PODS, "late", "default"), "Ready") == "False"
 
     run(scenario())
 
