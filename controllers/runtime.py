@@ -210,11 +210,11 @@ async def ignore_not_found(call: Awaitable[Object]) -> Object | None:
         raise
 
 
-async def gather_limited(calls: Iterable[Callable[[], Awaitable[None]]], limit: int = 16) -> None:
+async def gather_limited(calls: Iterable[Callable[[], Awaitable[object]]], limit: int = 16) -> None:
     """Run all calls, at most `limit` at once; an exception cancels the rest and is raised alone."""
     gate = asyncio.Semaphore(limit)
 
-    async def one(call: Callable[[], Awaitable[None]]) -> None:
+    async def one(call: Callable[[], Awaitable[object]]) -> None:
         async with gate:
             await call()
 

@@ -5,8 +5,7 @@ before.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -54,14 +53,12 @@ class NodeLifecycleController(Periodic):
         nodes = sorted(self.nodes.store.list(), key=o.name)
         self._note_arrivals(nodes)
         fresh = {o.name(node): node for node in nodes}
-        verdicts = [(node, verdict) for node in nodes if (verdict := self._judge(node)) is not None]
 
-        async def carry_out(node: Object, verdict: hp.Verdict) -> None:
-            # One node that cannot be written must not keep the others from being judged.
-            with self._trying_again(node):
-                fresh[o.name(node)] = await self._carry_out(node, verdict)
+        async def carry_out(node: Object) -> None:
+            fresh[o.name(node)] = await self._written(node, self._write_verdict)
 
-        await gather_limited((partial(carry_out, *each) for each in verdicts), WORKERS)
+        judged = [node for node in nodes if self._judge(node) is not None]
+        await gather_limited((partial(carry_out, node) for node in judged), WORKERS)
         for node in fresh.values():
             self._on_readiness(node)
         await self._taint_for_eviction(list(fresh.values()))
@@ -74,22 +71,31 @@ class NodeLifecycleController(Periodic):
         self._seen[name] = seen
         return hp.compute_verdict(node, hp.is_silent(seen, monotonic), self.clock.now())
 
-    async def _carry_out(self, node: Object, verdict: hp.Verdict) -> Object:
+    async def _write_verdict(self, node: Object) -> Object:
         """Write conditions and NoSchedule taints; the node as it is then."""
-        if verdict.conditions is not None:
+        verdict = self._judge(node)
+        if verdict is not None and verdict.conditions is not None:
             status = {**o.status(node), "conditions": list(verdict.conditions)}
             node = await self.client.update(NODES, o.with_status(node, status), subresource="status")
-        if verdict.taints is not None:
+        if verdict is not None and verdict.taints is not None:
             node = await self._write_taints(node, verdict.taints)
         return node
 
-    @contextlib.contextmanager
-    def _trying_again(self, node: Object) -> Iterator[None]:
-        """A node that could not be written is looked at again at the next pass."""
+    async def _written(self, node: Object, write: Callable[[Object], Awaitable[Object]]) -> Object:
+        """The node after `write`, which decides again on the node as it is when the cached one is out of date
+        (a busy cluster's always are). One that cannot be written must not keep the others from being
+        judged: the next pass looks at it again.
+        """
         try:
-            yield
+            try:
+                return await write(node)
+            except errors.StatusError as error:
+                if not errors.is_conflict(error):
+                    raise
+                return await write(await self.client.get(NODES, o.name(node)))
         except (errors.StatusError, ConnectionFailed) as error:
             self.log.warning("node not written, trying again: %s", error, extra={"node": o.name(node)})
+            return node
 
     def _on_readiness(self, node: Object) -> None:
         """Say that a node has stopped being ready; what that means for its pods is `readiness`' to see."""
@@ -103,17 +109,18 @@ class NodeLifecycleController(Periodic):
         states = hp.zone_states(nodes, self.rates.unhealthy_threshold)
         allowed = hp.eviction_rates(states, hp.zone_sizes(nodes), self.rates)
 
-        async def write(node: Object, taints: Sequence[Object]) -> None:
-            with self._trying_again(node):
-                await self._write_taints(node, taints)
-
         due = [
-            (node, taints)
+            node
             for node in nodes
-            if (taints := hp.execute_taints(node, self.clock.now())) is not None
+            if hp.execute_taints(node, self.clock.now()) is not None
             and (hp.ready_status(node) == "True" or self._may_evict(node, allowed))
         ]
-        await gather_limited((partial(write, *each) for each in due), WORKERS)
+        writes = (partial(self._written, node, self._write_execute_taints) for node in due)
+        await gather_limited(writes, WORKERS)
+
+    async def _write_execute_taints(self, node: Object) -> Object:
+        taints = hp.execute_taints(node, self.clock.now())
+        return node if taints is None else await self._write_taints(node, taints)
 
     def _may_evict(self, node: Object, allowed: dict[str, float]) -> bool:
         zone = hp.zone_of(node)

@@ -306,6 +306,26 @@ def test_a_zone_is_declared_lost_at_once_however_many_pods_it_takes_along() -> N
     run(scenario())
 
 
+def test_a_node_that_changes_faster_than_the_cache_is_written_all_the_same() -> None:
+    async def scenario() -> None:
+        world = World()
+        world.api.put(r.NODES, make.node("n1", taints=[{"key": tt.NOT_READY, "effect": "NoSchedule"}]))
+        first = True
+
+        def interfere(method: str, path: str) -> None:
+            nonlocal first
+            if first and path.endswith("/nodes/n1"):
+                first = False
+                heartbeat(world, "n1")
+
+        world.api.before = interfere
+        async with world.running(NodeLifecycleController):
+            await world.settle()
+            assert not first and not tt.taints(fresh(world.api, r.NODES, "n1"))
+
+    run(scenario())
+
+
 def test_a_pod_that_says_it_is_ready_on_a_lost_node_is_not_believed() -> None:
     async def scenario() -> None:
         world = World()
