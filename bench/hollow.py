@@ -26,6 +26,7 @@ from apimachinery.errors import StatusError
 from bench import plane
 from bench.load import Row, calls, heading, show
 from kubeclient.informer import Informer
+from kubeclient.leaderelection import LeaseLost
 from kubeclient.resources import DEPLOYMENTS, LEASES, NAMESPACES, NODES, PODS
 from kubeclient.rest import RestClient
 
@@ -58,6 +59,10 @@ class Scale:
 
 class Late(AssertionError):
     """A step did not come to its end within its patience."""
+
+
+class Ended(AssertionError):
+    """A daemon ended that should not have."""
 
 
 @dataclass
@@ -102,14 +107,20 @@ class Crowd:
         """Seconds until the condition holds. Raises Late, and says what was seen last."""
         started = time.perf_counter()
         while not done():
-            died = set(self.running.died())
-            if died - LEADERS:
-                raise Late(f"{what}: {', '.join(sorted(died))} ended")
-            self.running.revive(died)
+            self.revive_leaders(what)
             if time.perf_counter() - started > self.scale.patience:
                 raise Late(f"{what}: not within {self.scale.patience:g} s; seen last: {why()}")
             await asyncio.sleep(0.2)
         return time.perf_counter() - started
+
+    def revive_leaders(self, during: str) -> None:
+        """Start leaders again that have lost their lease. Raises Ended for any other end, with its words."""
+        died = self.running.died()
+        for name in died:
+            words = self.running.last_words(name)
+            if name not in LEADERS or LeaseLost.__name__ not in words:
+                raise Ended(f"{during}: {name} ended:\n{words}")
+        self.running.revive(died)
 
     async def register(self) -> None:
         """All nodes there and ready, each with its zone on it."""

@@ -26,7 +26,7 @@ from componentbase.http.server import serve
 from kubeclient.delegated import Delegated, Guarded
 from kubeclient.events import EventRecorder
 from kubeclient.informer import InformerFactory
-from kubeclient.leaderelection import LeaderElector
+from kubeclient.leaderelection import LeaderElector, LeaseLost
 from kubeclient.rest import RestClient
 
 AGENT = "cloud-controller-manager"
@@ -42,10 +42,6 @@ LOOPS: Mapping[str, tuple[str, Callable[[Context], Loop]]] = {
     RouteController.name: ("route", RouteController),
 }
 """Every loop by its name, with the alias that `--controllers` knows as well."""
-
-
-class LeaseLost(Exception):
-    """Another manager leads; whoever started this one starts it again as a candidate."""
 
 
 def declare() -> Flags:

@@ -9,6 +9,7 @@ import os
 import socket
 import ssl
 import sys
+import time
 from collections.abc import Mapping, Sequence
 
 from componentbase import log as logs
@@ -20,14 +21,14 @@ from componentbase.http.server import serve
 from controllers import credentials, registry
 from controllers.fence import Fence, FencedTransport, NotingTransport
 from controllers.flags import BadFlags, declare, to_options
-from controllers.guard import Guard
 from controllers.options import Options
 from controllers.runtime import Context, Runnable
 from kubeclient import transport
+from kubeclient.delegated import Delegated, Guarded
 from kubeclient.events import EventRecorder
 from kubeclient.http1.message import Transport
 from kubeclient.informer import InformerFactory
-from kubeclient.leaderelection import LeaderElector
+from kubeclient.leaderelection import LeaderElector, LeaseLost
 from kubeclient.resources import LEASES
 from kubeclient.rest import RestClient
 
@@ -35,10 +36,6 @@ AGENT = "kube-controller-manager"
 SYNC_TIMEOUT = 120.0  # seconds for the first lists; then the manager says what is missing and starts over
 
 log = logging.getLogger("controllers.manager")
-
-
-class LeaseLost(Exception):
-    """Another manager leads; whoever started this one starts it again as a candidate."""
 
 
 class Manager:
@@ -127,10 +124,8 @@ class Manager:
         return self._recorders[component]
 
     async def _serve(self, client: RestClient) -> None:
-        health = Health()
-        app = Guard(health, client)
         await serve(
-            app,
+            Guarded(Health(), Delegated(client, time.monotonic)),
             host=self._values.bind_address,
             port=self._values.secure_port,
             ssl_context=_serving_context(self._values),

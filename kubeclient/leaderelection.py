@@ -34,6 +34,12 @@ _status = metrics.gauge(
 Spec = dict[str, Any]
 
 
+class LeaseLost(Exception):
+    """What a daemon ends with that led and does so no longer: whoever started it starts it again, and it is a
+    candidate as any other.
+    """
+
+
 def micro_time(seconds: float) -> str:
     """RFC 3339 with microseconds, as `metav1.MicroTime` is written."""
     stamp = datetime.datetime.fromtimestamp(seconds, datetime.UTC)

@@ -21,9 +21,10 @@ from componentbase.backoff import Backoff
 from componentbase.flags import Flags, Values
 from componentbase.health import Health
 from componentbase.http.server import serve
+from kubeclient.delegated import Delegated, Guarded
 from kubeclient.events import EventRecorder
 from kubeclient.informer import Informer, InformerFactory
-from kubeclient.leaderelection import LeaderElector
+from kubeclient.leaderelection import LeaderElector, LeaseLost
 from kubeclient.resources import (
     CSINODES,
     NAMESPACES,
@@ -47,7 +48,7 @@ from scheduler.config import ConfigError, Configuration, default_profile, load
 from scheduler.explain import Archive
 from scheduler.loop import SchedulingLoop
 from scheduler.queue import SchedulingQueue
-from scheduler.serving import Debug, Protected
+from scheduler.serving import Debug
 from scheduler.workloads import Workloads
 
 log = logging.getLogger(__name__)
@@ -110,7 +111,8 @@ async def _run(values: Values, config: Configuration) -> None:
 
         async with asyncio.TaskGroup() as group:
             if values.secure_port:
-                group.create_task(_serve(values, Protected(why, client), kubeconfig), name="secure-port")
+                guarded = Guarded(why, Delegated(client, time.monotonic))
+                group.create_task(_serve(values, guarded, kubeconfig), name="secure-port")
             group.create_task(recorder.run(), name="events")
             group.create_task(factory.run(), name="informers")  # a standby keeps its view warm
             group.create_task(_follow_csi_nodes(client, cluster), name="csinodes")
@@ -119,7 +121,7 @@ async def _run(values: Values, config: Configuration) -> None:
                 # A client of its own: a burst of bindings under a rate limit must not hold up the renewal.
                 async with RestClient.from_kubeconfig(kubeconfig, user_agent=ELECTION) as election:
                     await _elector(election, config).run(lead)
-                raise RuntimeError("leader election lost")
+                raise LeaseLost(config.leader_election.resource_name)
             await lead()
 
 
@@ -192,7 +194,7 @@ async def _follow_csi_nodes(client: RestClient, cluster: Cluster) -> None:
         await informer.run()
 
 
-async def _serve(values: Values, app: Protected, kubeconfig: str) -> None:
+async def _serve(values: Values, app: Guarded, kubeconfig: str) -> None:
     context = _context(values, kubeconfig)
     await serve(app, host=values.bind_address, port=values.secure_port, ssl_context=context)
 

@@ -118,7 +118,7 @@ class Binder:
         except (errors.StatusError, ConnectionFailed, TimeoutError) as error:
             self._unreserve(profile, pod, node)
             raise Rejected(str(error) or "timed out", vanished=errors.is_not_found(error)) from error
-        except (Rejected, asyncio.CancelledError):
+        except BaseException:
             self._unreserve(profile, pod, node)
             raise
         for after in profile.post_binds:

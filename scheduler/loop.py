@@ -101,6 +101,12 @@ class SchedulingLoop:
         profile = self._profiles[queued.info.scheduler_name]
         try:
             result = await self._attempt(queued, profile)
+        except Exception:
+            # Whatever it was, the pod must not stay in flight, nor on a node it did not get.
+            log.exception("attempt failed", extra={"pod": queued.info.key})
+            self._cluster.forget(queued.info)
+            self._cluster.queue.retry(queued)
+            result = "error"
         finally:
             self._room.release()
         ATTEMPTS.labels(result, profile.scheduler_name).inc()

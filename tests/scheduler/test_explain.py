@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from typing import Any
 
 import orjson
 import pytest
 
 from componentbase.health import Health
+from kubeclient.delegated import Delegated, Guarded
 from kubeclient.http1.message import Answer, Request
 from kubeclient.rest import RestClient
 from kubeclient.transport import Target
@@ -19,7 +21,7 @@ from scheduler.config import default_profile
 from scheduler.core import decide
 from scheduler.explain import Archive, render
 from scheduler.podinfo import compile_pod
-from scheduler.serving import Debug, Protected
+from scheduler.serving import Debug
 from tests.kubeclient.scripted import Scripted, json
 from tests.scheduler.objects import node, pod
 
@@ -127,7 +129,8 @@ def ask(path: str, token: str = "", allowed: tuple[str, ...] = ()) -> tuple[int,
     async def run() -> None:
         transport = Scripted(Server(*allowed))
         async with RestClient(Target("http://api"), transport=transport) as client:
-            app = Protected(Debug(Health(), lambda key: archive.why(key, columns, ())), client)
+            debug = Debug(Health(), lambda key: archive.why(key, columns, ()))
+            app = Guarded(debug, Delegated(client, time.monotonic))
             headers = [(b"authorization", f"Bearer {token}".encode())] if token else []
             where, _, query = path.partition("?")
             scope = {"type": "http", "method": "GET", "path": where, "headers": headers}

@@ -24,13 +24,13 @@ from scheduler.queue import Place, SchedulingQueue
 from tests.kubeclient.scripted import Scripted, json
 from tests.scheduler.objects import node, pod
 
-Answer = Callable[[Request], Answer]
+Bind = Callable[[Request], Answer]
 
 
 class Api:
     """Remembers requests; answers bindings as told and everything else with an empty object."""
 
-    def __init__(self, bind: Answer) -> None:
+    def __init__(self, bind: Bind) -> None:
         self.bind = bind
         self.bound: list[dict[str, Any]] = []
         self.patched: list[dict[str, Any]] = []
@@ -110,6 +110,18 @@ def test_decisions_see_the_pods_whose_binding_is_on_its_way() -> None:
 
 def test_a_refused_binding_backs_off_and_frees_the_node() -> None:
     api, made = Api(conflict), cluster("n1")
+    made.pod_added(pod("p", cpu="1"))
+    queued = made.queue.get("default/p")
+    assert queued is not None
+    asyncio.run(drive(api, made, lambda: queued.place is Place.BACKOFF))
+    assert not made.columns.pods
+
+
+def test_a_binding_that_fails_as_nobody_foresaw_backs_off_like_any_other() -> None:
+    def nonsense(_: Request) -> Answer:
+        return Answer(200, content=b"<html>no JSON</html>")
+
+    api, made = Api(nonsense), cluster("n1")
     made.pod_added(pod("p", cpu="1"))
     queued = made.queue.get("default/p")
     assert queued is not None
