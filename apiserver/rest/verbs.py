@@ -89,6 +89,8 @@ class Verbs:
         apply = patching.parse(await request.body(), request.headers.get("content-type", ""), kind)
 
         async def patched(stored: Object) -> Object:
+            if not stored:  # a kind that an update may create; what a patch would change is not there
+                raise errors.not_found(kind.group, kind.resource, call.name)
             new = apply(stored)
             return self.decode(new, kind, call, ())
 

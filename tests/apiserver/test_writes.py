@@ -76,6 +76,17 @@ def test_the_three_patches() -> None:
     run(test)
 
 
+def test_a_patch_creates_nothing_where_an_update_would() -> None:
+    async def test(api: Harness) -> None:
+        body = b'{"count": 2, "message": "again"}'
+        for how in ("merge-patch", "strategic-merge-patch"):
+            headers = {"content-type": f"application/{how}+json"}
+            event = "/api/v1/namespaces/default/events/expired"
+            await api.fails(404, "NotFound", "PATCH", event, body, headers=headers)
+
+    run(test)
+
+
 def test_generation_counts_changes_of_spec_and_status_is_apart() -> None:
     async def test(api: Harness) -> None:
         path = "/apis/apps/v1/namespaces/default/deployments"
