@@ -16,7 +16,15 @@ from controllers import pods
 from controllers.claims import Claimer
 from controllers.objects import Object
 from controllers.podcontrol import PodControl, enqueue_owner
-from controllers.runtime import SETTLE_RETRY, Context, Controller, ignore_not_found, in_namespace
+from controllers.runtime import (
+    SETTLE_RETRY,
+    Context,
+    Controller,
+    claimable,
+    controlled,
+    ignore_not_found,
+    in_namespace,
+)
 from kubeclient.resources import GVR, PODS, REPLICASETS, REPLICATIONCONTROLLERS
 from kubeclient.rest import ConnectionFailed
 
@@ -62,12 +70,15 @@ class Failure:
 def compute_status(owner: Object, mine: Sequence[Object], failure: Failure | None, now: float) -> Object:
     """The whole `status` of the owner, given its claimed pods; equal to the old one when nothing changed."""
     active = [pod for pod in mine if pods.is_active(pod)]
+    ready = [pod for pod in active if pods.is_ready(pod)]
     template_labels = o.labels(o.spec(owner).get("template") or {})
     min_ready = int(o.spec(owner).get("minReadySeconds") or 0)
     counts = {
         "fullyLabeledReplicas": sum(template_labels.items() <= o.labels(pod).items() for pod in active),
-        "readyReplicas": sum(pods.is_ready(pod) for pod in active),
-        "availableReplicas": sum(pods.is_available(pod, min_ready, now) for pod in active),
+        "readyReplicas": len(ready),
+        "availableReplicas": sum(pods.is_available(pod, min_ready, now) for pod in ready)
+        if min_ready
+        else len(ready),
     }
     out: Object = {"replicas": len(active), "observedGeneration": o.generation(owner)}
     out.update({field: count for field, count in counts.items() if count})
@@ -132,9 +143,10 @@ class _Replicas(Controller):
         if not self.written.settled(key):
             return SETTLE_RETRY
         matches = self.flavour.selector(owner)
-        neighbours = in_namespace(self.pods, o.namespace(owner))
-        mine = await self.claimer.claim(owner, lambda pod: matches(o.labels(pod)), neighbours)
-        plan = compute_plan(owner, mine, self._related(owner, neighbours), self.clock.now())
+        candidates = claimable(self.pods, owner)
+        mine = await self.claimer.claim(owner, lambda pod: matches(o.labels(pod)), candidates)
+        related = self._related(owner) if len(mine) > o.replicas(owner) else ()
+        plan = compute_plan(owner, mine, related, self.clock.now())
         failure, error = await self._execute(owner, plan)
         now = self.clock.now()
         await self._write_status(owner, compute_status(owner, mine, failure, now))
@@ -159,16 +171,15 @@ class _Replicas(Controller):
             self.client.update(self.flavour.gvr, o.with_status(owner, new), subresource="status")
         )
 
-    def _related(self, owner: Object, neighbours: Sequence[Object]) -> list[Object]:
+    def _related(self, owner: Object) -> list[Object]:
         """Pods of every sibling under the same controller (old and new ReplicaSets of one Deployment), and
-        its own.
+        its own. Only who is to go is chosen by them.
         """
-        parent = o.controller_of(owner)
+        parent, namespace = o.controller_of(owner), o.namespace(owner)
         siblings = {o.uid(owner)}
         if parent is not None:
-            everyone = in_namespace(self.owners, o.namespace(owner))
-            siblings |= {o.uid(other) for other in everyone if _has_controller(other, parent["uid"])}
-        return [pod for pod in neighbours if (ref := o.controller_of(pod)) and ref.get("uid") in siblings]
+            siblings |= {o.uid(other) for other in controlled(self.owners, namespace, parent["uid"])}
+        return [pod for uid in siblings for pod in controlled(self.pods, namespace, uid)]
 
     def _enqueue_adopters(self, pod: Object) -> None:
         if o.is_terminating(pod):
@@ -176,11 +187,6 @@ class _Replicas(Controller):
         for owner in in_namespace(self.owners, o.namespace(pod)):
             if self.flavour.selector(owner)(o.labels(pod)):
                 self.enqueue(owner)
-
-
-def _has_controller(obj: Object, parent_uid: str) -> bool:
-    reference = o.controller_of(obj)
-    return reference is not None and reference.get("uid") == parent_uid
 
 
 class ReplicaSetController(_Replicas):

@@ -184,6 +184,22 @@ def in_namespace(informer: Informer, namespace: str) -> list[Object]:
     return _indexed(informer, "namespace", lambda obj: (o.namespace(obj),), namespace)
 
 
+def controlled(informer: Informer, namespace: str, controller: str) -> list[Object]:
+    """The cached objects of a namespace whose controller has this UID; "" for those that have none."""
+    return _indexed(informer, "controller", _controllers, f"{namespace}/{controller}")
+
+
+def claimable(informer: Informer, owner: Object) -> list[Object]:
+    """What the owner controls and what nobody does, of its namespace: all that a claim can concern."""
+    namespace = o.namespace(owner)
+    return [*controlled(informer, namespace, o.uid(owner)), *controlled(informer, namespace, "")]
+
+
+def _controllers(obj: Object) -> Iterable[str]:
+    reference = o.controller_of(obj)
+    return (f"{o.namespace(obj)}/{reference['uid'] if reference is not None else ''}",)
+
+
 def on_node(pods: Informer, node: str) -> list[Object]:
     """The cached pods that are assigned to a node."""
     return _indexed(pods, "node", lambda pod: filter(None, (o.spec(pod).get("nodeName"),)), node)

@@ -14,7 +14,7 @@ from controllers.cronjob import plan as cp
 from controllers.cronjob import schedule as cron
 from controllers.objects import Object
 from controllers.podcontrol import enqueue_owner, namespace_terminating
-from controllers.runtime import SETTLE_RETRY, Context, Controller, ignore_not_found, in_namespace
+from controllers.runtime import SETTLE_RETRY, Context, Controller, controlled, ignore_not_found
 from kubeclient.resources import CRONJOBS, JOBS
 
 TOO_MANY = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew"
@@ -40,7 +40,7 @@ class CronJobController(Controller):
             return None
         if not (self.wrote_jobs.settled(key) and self.wrote_crons.settled(key)):
             return SETTLE_RETRY
-        mine = [job for job in in_namespace(self.jobs, o.namespace(cj)) if o.is_controlled_by(job, cj)]
+        mine = controlled(self.jobs, o.namespace(cj), o.uid(cj))
         review = cp.compute_review(cj, mine, await self._missing(cj, mine))
         for kind, reason, message in review.events:
             self.event(cj, CRONJOBS, reason, message, kind)

@@ -13,7 +13,16 @@ from controllers.claims import Claimer
 from controllers.daemonset import plan as dp
 from controllers.objects import Object
 from controllers.podcontrol import PodControl, enqueue_owner
-from controllers.runtime import SETTLE_RETRY, Context, Controller, TryAgain, ignore_not_found, in_namespace
+from controllers.runtime import (
+    SETTLE_RETRY,
+    Context,
+    Controller,
+    TryAgain,
+    claimable,
+    controlled,
+    ignore_not_found,
+    in_namespace,
+)
 from kubeclient.resources import CONTROLLERREVISIONS, DAEMONSETS, NODES, PODS
 
 FAILED_POD_BACKOFF = (1.0, 900.0)  # seconds, first and longest, before a failed daemon pod is replaced
@@ -51,7 +60,7 @@ class DaemonSetController(Controller):
         if o.is_terminating(ds):
             return None
         mine = await self.claimer.claim(
-            ds, lambda pod: selector.matches(o.labels(pod)), in_namespace(self.pods, o.namespace(ds))
+            ds, lambda pod: selector.matches(o.labels(pod)), claimable(self.pods, ds)
         )
         current, past = await self._revision(ds, mine)
         wait = await self._place(ds, mine, history.hash_of(current))
@@ -59,7 +68,7 @@ class DaemonSetController(Controller):
         return wait
 
     async def _revision(self, ds: Object, mine: Sequence[Object]) -> tuple[Object, history.History]:
-        owned = [r for r in in_namespace(self.revisions, o.namespace(ds)) if o.is_controlled_by(r, ds)]
+        owned = controlled(self.revisions, o.namespace(ds), o.uid(ds))
         in_use = {o.labels(pod).get(history.HASH_LABEL, "") for pod in mine}
         past = history.compute_history(ds, owned, in_use)
         try:

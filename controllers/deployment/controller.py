@@ -13,7 +13,16 @@ from controllers.deployment import revisions, rollout
 from controllers.deployment import status as st
 from controllers.objects import Object
 from controllers.podcontrol import enqueue_owner, owner_key
-from controllers.runtime import SETTLE_RETRY, Context, Controller, TryAgain, ignore_not_found, in_namespace
+from controllers.runtime import (
+    SETTLE_RETRY,
+    Context,
+    Controller,
+    TryAgain,
+    claimable,
+    controlled,
+    ignore_not_found,
+    in_namespace,
+)
 from kubeclient.resources import DEPLOYMENTS, PODS, REPLICASETS
 
 
@@ -48,7 +57,7 @@ class DeploymentController(Controller):
         owned = await self.claimer.claim(
             deployment,
             lambda rs: selector.matches(o.labels(rs)),
-            in_namespace(self.sets, o.namespace(deployment)),
+            claimable(self.sets, deployment),
         )
         noted = st.paused_condition(deployment, self.clock.now())
         if noted is not None:
@@ -107,12 +116,9 @@ class DeploymentController(Controller):
         """A pod of an old template that has not finished, terminating ones included (Recreate never
         overlaps).
         """
-        uids = {o.uid(rs) for rs in old}
-        for pod in in_namespace(self.pods, o.namespace(deployment)):
-            reference = o.controller_of(pod)
-            if reference is not None and reference.get("uid") in uids and not pods.is_finished(pod):
-                return True
-        return False
+        namespace = o.namespace(deployment)
+        left = (pod for rs in old for pod in controlled(self.pods, namespace, o.uid(rs)))
+        return any(not pods.is_finished(pod) for pod in left)
 
     # -- the new ReplicaSet ----------------------------------------------------------------------------------
 

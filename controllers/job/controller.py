@@ -13,7 +13,14 @@ from controllers.job import plan as jp
 from controllers.job import tally as jt
 from controllers.objects import Object
 from controllers.podcontrol import PodControl, enqueue_owner
-from controllers.runtime import SETTLE_RETRY, Context, Controller, ignore_not_found, in_namespace
+from controllers.runtime import (
+    SETTLE_RETRY,
+    Context,
+    Controller,
+    claimable,
+    ignore_not_found,
+    in_namespace,
+)
 from kubeclient.resources import JOBS, PODS
 from kubeclient.rest import ConnectionFailed
 
@@ -50,7 +57,7 @@ class JobController(Controller):
             return SETTLE_RETRY
         selector = selectors.label_selector_from(o.spec(job).get("selector"))
         mine = await self.claimer.claim(
-            job, lambda pod: selector.matches(o.labels(pod)), in_namespace(self.pods, o.namespace(job))
+            job, lambda pod: selector.matches(o.labels(pod)), claimable(self.pods, job)
         )
         return await self._sync_job(job, mine)
 

@@ -12,7 +12,16 @@ from controllers import objects as o
 from controllers.claims import Claimer
 from controllers.objects import Object
 from controllers.podcontrol import enqueue_owner, namespace_terminating
-from controllers.runtime import SETTLE_RETRY, Context, Controller, TryAgain, ignore_not_found, in_namespace
+from controllers.runtime import (
+    SETTLE_RETRY,
+    Context,
+    Controller,
+    TryAgain,
+    claimable,
+    controlled,
+    ignore_not_found,
+    in_namespace,
+)
 from controllers.statefulset import claims as pvc
 from controllers.statefulset import identity
 from controllers.statefulset.plan import Plan, View, compute_plan, compute_status, revision_for
@@ -50,7 +59,7 @@ class StatefulSetController(Controller):
         mine = await self.claimer.claim(
             sts,
             lambda pod: selector.matches(o.labels(pod)) and identity.is_member(sts, pod),
-            in_namespace(self.pods, o.namespace(sts)),
+            claimable(self.pods, sts),
         )
         by_name, past = await self._revisions(sts, mine)
         view = self._view(sts, mine, by_name)
@@ -67,7 +76,7 @@ class StatefulSetController(Controller):
         self, sts: Object, mine: Sequence[Object]
     ) -> tuple[dict[str, Object], history.History]:
         """The owned revisions by name, the update revision last, and what their history still needs."""
-        owned = [r for r in in_namespace(self.revisions, o.namespace(sts)) if o.is_controlled_by(r, sts)]
+        owned = controlled(self.revisions, o.namespace(sts), o.uid(sts))
         names = {identity.revision_of(pod) for pod in mine} | {o.status(sts).get("currentRevision")}
         in_use = {history.hash_of(r) for r in owned if o.name(r) in names}
         past = history.compute_history(sts, owned, in_use)
