@@ -30,10 +30,15 @@ from controllers.quota import ResourceQuotaController
 from controllers.replicaset import ReplicaSetController, ReplicationControllerController
 from controllers.runtime import Context, Runnable
 from controllers.serviceaccount import RootCAPublisher, ServiceAccountController
+from controllers.servicecidrs import ServiceCIDRController
 from controllers.statefulset import StatefulSetController
 from controllers.ttl import TTLController
 from controllers.ttlafterfinished import TTLAfterFinishedController
-from controllers.volumeprotection import ClaimProtectionController, VolumeProtectionController
+from controllers.volumeprotection import (
+    ClaimProtectionController,
+    ClassProtectionController,
+    VolumeProtectionController,
+)
 from controllers.volumes import EphemeralVolumeController, VolumeBinderController, VolumeExpanderController
 
 
@@ -109,6 +114,7 @@ CONTROLLERS: Sequence[Entry] = (
     Entry(EndpointSliceMirroringController, "endpointslicemirroring", EndpointSliceMirroringController),
     Entry(ClaimProtectionController, "pvc-protection", ClaimProtectionController),
     Entry(VolumeProtectionController, "pv-protection", VolumeProtectionController),
+    Entry(ClassProtectionController, "volumeattributesclass-protection", ClassProtectionController),
     Entry(VolumeBinderController, "persistentvolume-binder", VolumeBinderController),
     Entry(VolumeExpanderController, "persistentvolume-expander", VolumeExpanderController),
     Entry(EphemeralVolumeController, "ephemeral-volume", EphemeralVolumeController),
@@ -117,6 +123,7 @@ CONTROLLERS: Sequence[Entry] = (
     Entry(TTLController, "ttl", TTLController),
     Entry(PodGarbageCollector, "podgc", PodGarbageCollector),
     Entry(ClusterRoleAggregationController, "clusterrole-aggregation", ClusterRoleAggregationController),
+    Entry(ServiceCIDRController, "service-cidr", ServiceCIDRController),
     Entry(GarbageCollector, "garbagecollector", GarbageCollector),
 )
 
@@ -136,16 +143,15 @@ REFUSED: Sequence[tuple[str, str, str]] = (
     ),
     ("resourceclaim-controller", "resource-claim-controller", "no kubelet here prepares devices"),
     ("device-taint-eviction-controller", "device-taint-eviction", "no kubelet here prepares devices"),
-    ("service-cidr-controller", "service-cidr", "ServiceCIDRs get no condition and no protection here"),
     (
         "validatingadmissionpolicy-status-controller",
         "validatingadmissionpolicy-status",
         "expressions of policies are checked when they are written, not against schemas afterwards",
     ),
     (
-        "volumeattributesclass-protection-controller",
-        "volumeattributesclass-protection",
-        "no driver here changes volumes",
+        "podcertificaterequest-cleaner-controller",
+        "podcertificaterequest-cleaner",
+        "PodCertificateRequests are not served",
     ),
     (
         "legacy-serviceaccount-token-cleaner-controller",

@@ -1,5 +1,5 @@
-"""Claims that pods use, and volumes that are bound, are not removed under them: a finalizer holds them
-(StorageObjectInUseProtection).
+"""Claims that pods use, volumes that are bound, and classes of attributes that either of them names are not
+removed under them: a finalizer holds them (StorageObjectInUseProtection, KEP-3751).
 """
 
 from __future__ import annotations
@@ -11,11 +11,18 @@ from controllers import objects as o
 from controllers import pods
 from controllers.objects import Object
 from controllers.runtime import Context, Controller, ignore_not_found, in_namespace
-from kubeclient.resources import PERSISTENTVOLUMECLAIMS, PERSISTENTVOLUMES, PODS
+from kubeclient.resources import (
+    GVR,
+    PERSISTENTVOLUMECLAIMS,
+    PERSISTENTVOLUMES,
+    PODS,
+    VOLUMEATTRIBUTESCLASSES,
+)
 from kubeclient.rest import RestClient
 
 CLAIM_FINALIZER = "kubernetes.io/pvc-protection"
 VOLUME_FINALIZER = "kubernetes.io/pv-protection"
+CLASS_FINALIZER = "kubernetes.io/vac-protection"
 
 
 def claims_of(pod: Object) -> Iterator[str]:
@@ -68,7 +75,7 @@ class ClaimProtectionController(Controller):
             live = await self.client.list(PODS, o.namespace(claim))
             if self._in_use(claim, live["items"]):
                 return 1.0
-        await write_finalizers(self.client, claim, finalizers, of_claim=True)
+        await write_finalizers(self.client, PERSISTENTVOLUMECLAIMS, claim, finalizers)
         return None
 
     @staticmethod
@@ -95,11 +102,53 @@ class VolumeProtectionController(Controller):
         bound = o.status(volume).get("phase") == "Bound"
         finalizers = compute_finalizers(volume, VOLUME_FINALIZER, bound)
         if finalizers is not None:
-            await write_finalizers(self.client, volume, finalizers, of_claim=False)
+            await write_finalizers(self.client, PERSISTENTVOLUMES, volume, finalizers)
         return None
 
 
-async def write_finalizers(client: RestClient, obj: Object, finalizers: list[str], *, of_claim: bool) -> None:
+def classes_of(obj: Object) -> set[str]:
+    """The classes of attributes that a claim or a volume has, is being changed to, or asks for."""
+    modifying = o.status(obj).get("modifyVolumeStatus") or {}
+    named = (
+        o.spec(obj).get("volumeAttributesClassName"),
+        o.status(obj).get("currentVolumeAttributesClassName"),
+        modifying.get("targetVolumeAttributesClassName"),
+    )
+    return {str(name) for name in named if name}
+
+
+class ClassProtectionController(Controller):
+    name: ClassVar[str] = "volumeattributesclass-protection-controller"
+    account: ClassVar[str] = "volumeattributesclass-protection-controller"
+
+    def __init__(self, ctx: Context) -> None:
+        super().__init__(ctx)
+        self.classes = self.watch(VOLUMEATTRIBUTESCLASSES, self.enqueue)
+        self.users = [self.watch(gvr, self._on_user) for gvr in (PERSISTENTVOLUMECLAIMS, PERSISTENTVOLUMES)]
+
+    async def sync(self, key: str) -> float | None:
+        found = self.classes.store.get(key)
+        if found is None:
+            return None
+        in_use = any(key in classes_of(each) for users in self.users for each in users.store.list())
+        finalizers = compute_finalizers(found, CLASS_FINALIZER, in_use)
+        if finalizers is None:
+            return None
+        if o.is_terminating(found):
+            for gvr in (PERSISTENTVOLUMECLAIMS, PERSISTENTVOLUMES):
+                if any(key in classes_of(each) for each in (await self.client.list(gvr))["items"]):
+                    return 1.0  # the cache does not know this user yet
+        await write_finalizers(self.client, VOLUMEATTRIBUTESCLASSES, found, finalizers)
+        return None
+
+    def _on_user(self, obj: Object) -> None:
+        """Also one that has just let go of a class: those that wait for it are few."""
+        for each in self.classes.store.list():
+            if o.is_terminating(each):
+                self.enqueue(each)
+
+
+async def write_finalizers(client: RestClient, gvr: GVR, obj: Object, finalizers: list[str]) -> None:
     """An update, because patch is no verb of these accounts."""
     body = {**obj, "metadata": {**o.meta(obj), "finalizers": finalizers}}
-    await ignore_not_found(client.update(PERSISTENTVOLUMECLAIMS if of_claim else PERSISTENTVOLUMES, body))
+    await ignore_not_found(client.update(gvr, body))

@@ -95,7 +95,9 @@ LEASES = _of("coordination.k8s.io", "leases", "Lease")
 ENDPOINTSLICES = _of("discovery.k8s.io", "endpointslices", "EndpointSlice")
 INGRESSCLASSES = _of("networking.k8s.io", "ingressclasses", "IngressClass", namespaced=False)
 INGRESSES = _of("networking.k8s.io", "ingresses", "Ingress")
+IPADDRESSES = _of("networking.k8s.io", "ipaddresses", "IPAddress", namespaced=False)
 NETWORKPOLICIES = _of("networking.k8s.io", "networkpolicies", "NetworkPolicy")
+SERVICECIDRS = _of("networking.k8s.io", "servicecidrs", "ServiceCIDR", namespaced=False)
 RUNTIMECLASSES = _of("node.k8s.io", "runtimeclasses", "RuntimeClass", namespaced=False)
 PODDISRUPTIONBUDGETS = _of("policy", "poddisruptionbudgets", "PodDisruptionBudget")
 PRIORITYCLASSES = _of("scheduling.k8s.io", "priorityclasses", "PriorityClass", namespaced=False)
@@ -103,6 +105,9 @@ CSIDRIVERS = _of("storage.k8s.io", "csidrivers", "CSIDriver", namespaced=False)
 CSINODES = _of("storage.k8s.io", "csinodes", "CSINode", namespaced=False)
 STORAGECLASSES = _of("storage.k8s.io", "storageclasses", "StorageClass", namespaced=False)
 VOLUMEATTACHMENTS = _of("storage.k8s.io", "volumeattachments", "VolumeAttachment", namespaced=False)
+VOLUMEATTRIBUTESCLASSES = _of(
+    "storage.k8s.io", "volumeattributesclasses", "VolumeAttributesClass", namespaced=False
+)
 
 CLUSTERROLEBINDINGS = _of(
     "rbac.authorization.k8s.io", "clusterrolebindings", "ClusterRoleBinding", namespaced=False

@@ -424,6 +424,12 @@ CONTROLLERS: dict[str, list[Rule]] = {
         rule("list watch", "", "namespaces"),
         EVENTS,
     ],
+    "service-cidrs-controller": [
+        rule("get list patch update watch", "networking.k8s.io", "servicecidrs"),
+        rule("patch update", "networking.k8s.io", "servicecidrs/finalizers servicecidrs/status"),
+        rule(READ, "networking.k8s.io", "ipaddresses"),
+        EVENTS,
+    ],
     "service-controller": [
         rule(READ, "", "services"),
         rule("patch update", "", "services/status"),
@@ -441,6 +447,11 @@ CONTROLLERS: dict[str, list[Rule]] = {
     ],
     "ttl-after-finished-controller": [rule("delete get list watch", "batch", "jobs"), EVENTS],
     "ttl-controller": [rule("list patch update watch", "", "nodes"), EVENTS],
+    "volumeattributesclass-protection-controller": [
+        rule("get list update watch", "storage.k8s.io", "volumeattributesclasses"),
+        rule(READ, "", "persistentvolumeclaims persistentvolumes"),
+        EVENTS,
+    ],
 }
 
 # Cluster role -> subjects (Group or User, name).

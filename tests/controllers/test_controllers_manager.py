@@ -30,7 +30,7 @@ ALL = [entry.name for entry in registry.CONTROLLERS]
         (["deployment", "namespace-controller"], ["namespace-controller", "deployment-controller"]),
         (["-namespace"], []),
         (["*", "bootstrapsigner", "tokencleaner"], ALL),
-        (["*", "-service-cidr-controller", "-resource-claim-controller"], EVERY),
+        (["*", "-storage-version-gc", "-selinux-warning-controller"], EVERY),
     ],
 )
 def test_selection(wanted: list[str], names: list[str]) -> None:

@@ -11,7 +11,12 @@ from controllers import objects as o
 from controllers import volumeprotection as vp
 from controllers.mirroring import EndpointSliceMirroringController
 from controllers.ttl import TTLController
-from controllers.volumeprotection import ClaimProtectionController, VolumeProtectionController
+from controllers.volumeprotection import (
+    CLASS_FINALIZER,
+    ClaimProtectionController,
+    ClassProtectionController,
+    VolumeProtectionController,
+)
 from kubeclient.resources import (
     ENDPOINTS,
     ENDPOINTSLICES,
@@ -20,6 +25,7 @@ from kubeclient.resources import (
     PERSISTENTVOLUMES,
     PODS,
     SERVICES,
+    VOLUMEATTRIBUTESCLASSES,
 )
 from tests.controllers import make
 from tests.controllers.conftest import run
@@ -123,6 +129,33 @@ def test_a_claim_stays_as_long_as_a_pod_uses_it() -> None:
             await world.settle()
             assert world.api.get(PERSISTENTVOLUMECLAIMS, "data", "default") is None
             assert world.api.get(PERSISTENTVOLUMES, "pv") is None
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        {"spec": {"volumeAttributesClassName": "gold"}},
+        {"spec": {}, "status": {"currentVolumeAttributesClassName": "gold"}},
+        {"spec": {}, "status": {"modifyVolumeStatus": {"targetVolumeAttributesClassName": "gold"}}},
+    ],
+)
+def test_a_class_of_attributes_is_held_while_a_claim_has_or_wants_it(use: Object) -> None:
+    async def scenario() -> None:
+        world = World()
+        world.api.put(VOLUMEATTRIBUTESCLASSES, {"metadata": make.meta("gold", "")})
+        world.api.put(PERSISTENTVOLUMECLAIMS, {"metadata": make.meta("data"), **use})
+        async with world.running(ClassProtectionController):
+            await world.settle()
+            found = world.api.get(VOLUMEATTRIBUTESCLASSES, "gold")
+            assert found is not None and o.finalizers(found) == [CLASS_FINALIZER]
+            world.api._delete(VOLUMEATTRIBUTESCLASSES, "", "gold", {})
+            await world.pass_time(5)
+            assert world.api.get(VOLUMEATTRIBUTESCLASSES, "gold") is not None
+            world.api.put(PERSISTENTVOLUMECLAIMS, {"metadata": make.meta("data"), "spec": {}})
+            await world.settle()
+            assert world.api.get(VOLUMEATTRIBUTESCLASSES, "gold") is None
 
     run(scenario())
 
