@@ -28,6 +28,7 @@ from controllers.options import Options
 from controllers.podgc import PodGarbageCollector
 from controllers.quota import ResourceQuotaController
 from controllers.replicaset import ReplicaSetController, ReplicationControllerController
+from controllers.resourceclaims import ResourceClaimController
 from controllers.runtime import Context, Runnable
 from controllers.serviceaccount import RootCAPublisher, ServiceAccountController
 from controllers.servicecidrs import ServiceCIDRController
@@ -123,6 +124,7 @@ CONTROLLERS: Sequence[Entry] = (
     Entry(TTLController, "ttl", TTLController),
     Entry(PodGarbageCollector, "podgc", PodGarbageCollector),
     Entry(ClusterRoleAggregationController, "clusterrole-aggregation", ClusterRoleAggregationController),
+    Entry(ResourceClaimController, "resource-claim-controller", ResourceClaimController),
     Entry(ServiceCIDRController, "service-cidr", ServiceCIDRController),
     Entry(GarbageCollector, "garbagecollector", GarbageCollector),
 )
@@ -141,7 +143,6 @@ REFUSED: Sequence[tuple[str, str, str]] = (
         "storage-version-migrator",
         "StorageVersionMigrations are not served",
     ),
-    ("resourceclaim-controller", "resource-claim-controller", "no kubelet here prepares devices"),
     ("device-taint-eviction-controller", "device-taint-eviction", "no kubelet here prepares devices"),
     (
         "validatingadmissionpolicy-status-controller",

@@ -103,6 +103,8 @@ PODDISRUPTIONBUDGETS = _of("policy", "poddisruptionbudgets", "PodDisruptionBudge
 PRIORITYCLASSES = _of("scheduling.k8s.io", "priorityclasses", "PriorityClass", namespaced=False)
 CSIDRIVERS = _of("storage.k8s.io", "csidrivers", "CSIDriver", namespaced=False)
 CSINODES = _of("storage.k8s.io", "csinodes", "CSINode", namespaced=False)
+RESOURCECLAIMS = _of("resource.k8s.io", "resourceclaims", "ResourceClaim")
+RESOURCECLAIMTEMPLATES = _of("resource.k8s.io", "resourceclaimtemplates", "ResourceClaimTemplate")
 STORAGECLASSES = _of("storage.k8s.io", "storageclasses", "StorageClass", namespaced=False)
 VOLUMEATTACHMENTS = _of("storage.k8s.io", "volumeattachments", "VolumeAttachment", namespaced=False)
 VOLUMEATTRIBUTESCLASSES = _of(

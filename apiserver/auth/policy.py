@@ -408,6 +408,15 @@ CONTROLLERS: dict[str, list[Rule]] = {
         rule("create delete list patch watch", "", "pods"),
         EVENTS,
     ],
+    "resource-claim-controller": [
+        rule(READ, "", "pods"),
+        rule("update", "", "pods/finalizers"),
+        rule("patch update", "", "pods/status"),
+        rule("create delete get list patch update watch", "resource.k8s.io", "resourceclaims"),
+        rule("patch update", "resource.k8s.io", "resourceclaims/status"),
+        rule(READ, "resource.k8s.io", "resourceclaimtemplates"),
+        EVENTS,
+    ],
     "resourcequota-controller": [
         rule("list watch", "*", "*"),
         rule("update", "", "resourcequotas/status"),

@@ -14,11 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.controllers.faults import cluster, nodes, storage, workloads
+from tests.controllers.faults import cluster, devices, nodes, storage, workloads
 from tests.controllers.faults.story import Story, tell
 from tests.controllers.faults.wire import AT_A_WRITE, EVENTS, Fault
 
-STORIES: dict[str, Story] = {**workloads.STORIES, **cluster.STORIES, **nodes.STORIES, **storage.STORIES}
+STORIES: dict[str, Story] = {
+    **workloads.STORIES,
+    **cluster.STORIES,
+    **nodes.STORIES,
+    **storage.STORIES,
+    **devices.STORIES,
+}
 LONG = bool(os.environ.get("HARDWAY_LONG"))
 STRIDE = 4
 
