@@ -143,6 +143,7 @@ class PodInfo:
     name: str
     node_name: str
     claims: tuple[str, ...]
+    devices: str  # names of `spec.resourceClaims`
     owner: tuple[str, str] | None  # kind and name of the controller
     terminating: bool
     signature: bytes  # stands for every field below, down to the mark
@@ -430,6 +431,7 @@ def compile_pod(pod: Object) -> PodInfo:
         name=name,
         node_name=spec.get("nodeName", ""),
         claims=_claims(spec, name) if spec.get("volumes") else (),
+        devices=", ".join(each["name"] for each in spec.get("resourceClaims") or ()),
         owner=_owner(meta),
         terminating=bool(meta.get("deletionTimestamp")),
         started=status.get("startTime") or "",

@@ -13,6 +13,7 @@ from scheduler.framework import Plugin
 from scheduler.plugins.balanced_allocation import BalancedAllocation
 from scheduler.plugins.default_binder import DefaultBinder
 from scheduler.plugins.default_preemption import DefaultPreemption
+from scheduler.plugins.dynamic_resources import DynamicResources
 from scheduler.plugins.image_locality import ImageLocality
 from scheduler.plugins.inter_pod_affinity import InterPodAffinity
 from scheduler.plugins.node_affinity import NodeAffinity
@@ -43,6 +44,7 @@ _TABLE: tuple[tuple[Callable[..., Plugin], int], ...] = (
     (NodeVolumeLimits, 0),
     (VolumeBinding, 0),
     (VolumeZone, 0),
+    (DynamicResources, 0),
     (TopologySpread, 2),
     (InterPodAffinity, 2),
     (DefaultPreemption, 0),

@@ -153,6 +153,15 @@ def test_an_unschedulable_pod_is_parked_and_its_condition_says_why() -> None:
     assert not api.bound
 
 
+def test_a_pod_that_asks_for_devices_is_refused_by_name() -> None:
+    api, made = Api(created), cluster("n1")
+    made.pod_added(pod("p", resourceClaims=[{"name": "gpu", "resourceClaimTemplateName": "gpu"}]))
+    asyncio.run(drive(api, made, lambda: bool(api.patched)))
+    message = api.patched[0]["status"]["conditions"][0]["message"]
+    assert message.startswith("0/1 nodes are available: this scheduler allocates no devices")
+    assert "spec.resourceClaims: gpu" in message and not api.bound
+
+
 def test_a_refusal_wakes_on_the_events_of_the_plugins_that_refused() -> None:
     profile = default_profile()
     by_taint = wakes_on(profile, Decision(None, 0, 1, Failures(rejected_by={"TaintToleration"})))
