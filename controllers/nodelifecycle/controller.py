@@ -13,6 +13,7 @@ from apimachinery import errors
 from controllers import objects as o
 from controllers.nodelifecycle import health as hp
 from controllers.nodelifecycle.readiness import PodReadinessController
+from controllers.nodelifecycle.tainting import NodeTaintController
 from controllers.objects import Object
 from controllers.runtime import Context, Periodic, gather_limited
 from kubeclient.ratelimit import TokenBucket
@@ -31,7 +32,7 @@ class NodeLifecycleController(Periodic):
         super().__init__(ctx, period=ctx.options.node_monitor_period, component="node-controller")
         self.nodes = ctx.informers.informer(NODES)
         self.leases = ctx.informers.informer(LEASES, namespace=LEASE_NAMESPACE)
-        self.readiness = PodReadinessController(ctx)
+        self.parts = (NodeTaintController(ctx), PodReadinessController(ctx))
         opts = ctx.options
         self.grace = hp.Grace(opts.node_monitor_grace_period, opts.node_startup_grace_period)
         self.rates = hp.Rates(
@@ -47,7 +48,8 @@ class NodeLifecycleController(Periodic):
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(super().run(), name=self.name)
-            group.create_task(self.readiness.run(), name=self.readiness.name)
+            for part in self.parts:
+                group.create_task(part.run(), name=part.name)
 
     async def step(self) -> None:
         nodes = sorted(self.nodes.store.list(), key=o.name)
@@ -55,31 +57,28 @@ class NodeLifecycleController(Periodic):
         fresh = {o.name(node): node for node in nodes}
 
         async def carry_out(node: Object) -> None:
-            fresh[o.name(node)] = await self._written(node, self._write_verdict)
+            fresh[o.name(node)] = await self._written(node, self._write_conditions)
 
-        judged = [node for node in nodes if self._judge(node) is not None]
-        await gather_limited((partial(carry_out, node) for node in judged), WORKERS)
+        silent = [node for node in nodes if self._unknown(node) is not None]
+        await gather_limited((partial(carry_out, node) for node in silent), WORKERS)
         for node in fresh.values():
             self._on_readiness(node)
         await self._taint_for_eviction(list(fresh.values()))
 
-    def _judge(self, node: Object) -> hp.Verdict | None:
-        """What is to be written about a node that may have fallen silent."""
+    def _unknown(self, node: Object) -> list[Object] | None:
+        """The conditions to write about a node that has fallen silent."""
         name, monotonic = o.name(node), self.clock.monotonic()
         lease = self.leases.store.get(f"{LEASE_NAMESPACE}/{name}")
         seen = hp.observe(node, lease, self._seen.get(name), monotonic, self.grace)
         self._seen[name] = seen
-        return hp.compute_verdict(node, hp.is_silent(seen, monotonic), self.clock.now())
+        return hp.unknown_conditions(node, self.clock.now()) if hp.is_silent(seen, monotonic) else None
 
-    async def _write_verdict(self, node: Object) -> Object:
-        """Write conditions and NoSchedule taints; the node as it is then."""
-        verdict = self._judge(node)
-        if verdict is not None and verdict.conditions is not None:
-            status = {**o.status(node), "conditions": list(verdict.conditions)}
-            node = await self.client.update(NODES, o.with_status(node, status), subresource="status")
-        if verdict is not None and verdict.taints is not None:
-            node = await self._write_taints(node, verdict.taints)
-        return node
+    async def _write_conditions(self, node: Object) -> Object:
+        conditions = self._unknown(node)
+        if conditions is None:
+            return node
+        status = {**o.status(node), "conditions": conditions}
+        return await self.client.update(NODES, o.with_status(node, status), subresource="status")
 
     async def _written(self, node: Object, write: Callable[[Object], Awaitable[Object]]) -> Object:
         """The node after `write`, which decides again on the node as it is when the cached one is out of date
@@ -98,7 +97,7 @@ class NodeLifecycleController(Periodic):
             return node
 
     def _on_readiness(self, node: Object) -> None:
-        """Say that a node has stopped being ready; what that means for its pods is `readiness`' to see."""
+        """Say that a node has stopped being ready; its pods are seen to in `readiness.py`."""
         name, ready = o.name(node), hp.ready_status(node)
         if ready != "True" and self._ready.get(name) == "True":
             self.event(node, NODES, "NodeNotReady", f"Node {name} status is now: NodeNotReady")
@@ -120,7 +119,7 @@ class NodeLifecycleController(Periodic):
 
     async def _write_execute_taints(self, node: Object) -> Object:
         taints = hp.execute_taints(node, self.clock.now())
-        return node if taints is None else await self._write_taints(node, taints)
+        return node if taints is None else await self.client.update(NODES, hp.with_taints(node, taints))
 
     def _may_evict(self, node: Object, allowed: dict[str, float]) -> bool:
         zone = hp.zone_of(node)
@@ -130,10 +129,6 @@ class NodeLifecycleController(Periodic):
         if zone not in self._buckets or self._buckets[zone][0] != rate:
             self._buckets[zone] = (rate, TokenBucket(rate, 1, now))
         return self._buckets[zone][1].try_take(now)
-
-    async def _write_taints(self, node: Object, taints: Sequence[Object]) -> Object:
-        body = {**node, "spec": {**o.spec(node), "taints": list(taints)}}
-        return await self.client.update(NODES, body)
 
     def _note_arrivals(self, nodes: Sequence[Object]) -> None:
         current = {o.name(node): node for node in nodes}

@@ -110,30 +110,16 @@ def schedule_taints(node: Object, now: float) -> list[Object] | None:
     return _with(node, wanted, _OURS, tt.NO_SCHEDULE)
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What is to be written about a node; None for what is right already."""
-
-    conditions: Sequence[Object] | None
-    taints: Sequence[Object] | None
-
-
-def compute_verdict(node: Object, silent: bool, now: float) -> Verdict | None:
-    """The conditions of a silent node, and the NoSchedule taints of its conditions; None for nothing to
-    write.
-    """
-    conditions = unknown_conditions(node, now) if silent else None
-    judged = node if conditions is None else o.with_status(node, {**o.status(node), "conditions": conditions})
-    taints = schedule_taints(judged, now)
-    return None if conditions is None and taints is None else Verdict(conditions, taints)
-
-
 def execute_taints(node: Object, now: float) -> list[Object] | None:
     """`spec.taints` with the NoExecute taint its readiness calls for; None when it is right already."""
     key = {"False": tt.NOT_READY, "Unknown": tt.UNREACHABLE}.get(ready_status(node))
     stamp = o.format_time(now)
     wanted = [{"key": key, "effect": tt.NO_EXECUTE, "timeAdded": stamp}] if key else []
     return _with(node, wanted, frozenset({tt.NOT_READY, tt.UNREACHABLE}), tt.NO_EXECUTE)
+
+
+def with_taints(node: Object, taints: Sequence[Object]) -> Object:
+    return {**node, "spec": {**o.spec(node), "taints": list(taints)}}
 
 
 def _with(node: Object, wanted: list[Object], ours: frozenset[str], effect: str) -> list[Object] | None:

@@ -306,6 +306,20 @@ def test_a_zone_is_declared_lost_at_once_however_many_pods_it_takes_along() -> N
     run(scenario())
 
 
+def test_taints_follow_conditions_and_cordons_without_waiting_for_the_monitor() -> None:
+    async def scenario() -> None:
+        world = World()
+        world.api.put(r.NODES, make.node("n1", taints=[{"key": tt.NOT_READY, "effect": "NoSchedule"}]))
+        async with world.running(NodeLifecycleController):
+            await world.settle()
+            assert not tt.taints(fresh(world.api, r.NODES, "n1"))
+            world.api.put(r.NODES, make.node("n1", unschedulable=True))
+            await world.settle()
+            assert [t["key"] for t in tt.taints(fresh(world.api, r.NODES, "n1"))] == [tt.UNSCHEDULABLE]
+
+    run(scenario())
+
+
 def test_a_node_that_changes_faster_than_the_cache_is_written_all_the_same() -> None:
     async def scenario() -> None:
         world = World()
@@ -320,7 +334,7 @@ def test_a_node_that_changes_faster_than_the_cache_is_written_all_the_same() -> 
 
         world.api.before = interfere
         async with world.running(NodeLifecycleController):
-            await world.settle()
+            await world.pass_time(1)
             assert not first and not tt.taints(fresh(world.api, r.NODES, "n1"))
 
     run(scenario())
