@@ -17,6 +17,9 @@ SERVICE_LABEL = "kubernetes.io/service-name"
 MANAGED_BY_LABEL = "endpointslice.kubernetes.io/managed-by"
 MANAGER = "endpointslice-controller.k8s.io"
 ZONE_LABEL = "topology.kubernetes.io/zone"
+SAME_NODE = "PreferSameNode"
+NEAR = frozenset({"PreferClose", "PreferSameZone", SAME_NODE})
+"""Values of a Service's `spec.trafficDistribution` that keep traffic near."""
 
 Ports = tuple[sv.Port, ...]
 
@@ -66,7 +69,24 @@ def compute_endpoint(service: Object, pod: Object, family: str, zones: Mapping[s
     hostname = sv.hostname_of(service, pod)
     if hostname:
         out["hostname"] = hostname
+    hints = compute_hints(o.spec(service).get("trafficDistribution"), out)
+    if hints:
+        out["hints"] = hints
     return out
+
+
+def compute_hints(distribution: str | None, endpoint: Object) -> Object:
+    """Whom an endpoint is meant for (KEP-4444, KEP-3015): clients of its zone, or of its node and then its
+    zone. None for one that is not ready: those of the others decide.
+    """
+    hints: Object = {}
+    if not endpoint["conditions"]["ready"] or distribution not in NEAR:
+        return hints
+    if endpoint.get("zone"):
+        hints["forZones"] = [{"name": endpoint["zone"]}]
+    if distribution == SAME_NODE and endpoint.get("nodeName"):
+        hints["forNodes"] = [{"name": endpoint["nodeName"]}]
+    return hints
 
 
 def _group_by_ports(

@@ -64,6 +64,37 @@ def test_endpoint_conditions(
     assert made["zone"] == "zone-a"
 
 
+ZONE_HINT = [{"name": "zone-a"}]
+
+
+@pytest.mark.parametrize(
+    ("distribution", "ready", "zones", "wanted"),
+    [
+        (None, True, {"n1": "zone-a"}, None),
+        ("PreferClose", True, {"n1": "zone-a"}, {"forZones": ZONE_HINT}),
+        ("PreferSameZone", True, {"n1": "zone-a"}, {"forZones": ZONE_HINT}),
+        ("PreferSameZone", True, {}, None),
+        ("PreferSameZone", False, {"n1": "zone-a"}, None),
+        ("PreferSameNode", True, {"n1": "zone-a"}, {"forZones": ZONE_HINT, "forNodes": [{"name": "n1"}]}),
+        ("PreferSameNode", True, {}, {"forNodes": [{"name": "n1"}]}),
+    ],
+)
+def test_hints_keep_traffic_near(
+    distribution: str | None, ready: bool, zones: dict[str, str], wanted: Object | None
+) -> None:
+    spec = {"trafficDistribution": distribution} if distribution else {}
+    made = endpointslices.compute_endpoint(make.service(**spec), web_pod("p", ready=ready), "IPv4", zones)
+    assert made.get("hints") == wanted
+
+
+def test_a_service_that_starts_to_prefer_near_changes_its_slices() -> None:
+    members, zones = [web_pod("p")], {"n1": "zone-a"}
+    plain = endpointslices.compute_plan(make.service(), members, [], zones, 100)
+    near = make.service(trafficDistribution="PreferClose")
+    (changed,) = endpointslices.compute_plan(near, members, stored(plain), zones, 100).update
+    assert changed["endpoints"][0]["hints"] == {"forZones": ZONE_HINT}
+
+
 def stored(plan: slices.SlicePlan) -> list[Object]:
     return [
         {**s, "metadata": {**s["metadata"], "name": f"s{n}", "uid": f"s{n}"}}
