@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from apimachinery import errors
 from controllers import objects as o
 from controllers.objects import Object
 from controllers.runtime import Context, Controller, ignore_not_found
@@ -105,6 +106,16 @@ class ServiceCIDRController(Controller):
             return None
         addresses = self.addresses.store.list()
         plan = compute_plan(cidr, self.cidrs.store.list(), addresses, self.clock.now())
+        try:
+            return await self._execute(cidr, plan)
+        except errors.StatusError as error:
+            if error.code != 405:
+                raise
+            # A server whose range is its flag: it cannot be deleted there, so that there is nothing to hold.
+            self.log.info("the API server lets nobody write ServiceCIDRs")
+            return None
+
+    async def _execute(self, cidr: Object, plan: Plan) -> float | None:
         if plan.finalizers is not None and o.is_terminating(cidr):
             # An address the cache does not know yet would lie in no range, and this cannot be taken back.
             live = (await self.client.list(IPADDRESSES))["items"]

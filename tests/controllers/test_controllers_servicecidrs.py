@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from apimachinery import errors
 from controllers import objects as o
 from controllers.servicecidrs import (
     ALLOCATOR,
@@ -72,6 +73,22 @@ def test_a_range_goes_when_its_addresses_and_its_grace_are_gone() -> None:
     assert compute_plan(going, [going, wide], used, NOW + GRACE).finalizers == ["x"]
     also_going = cidr("wide", "10.0.0.0/16", deletionTimestamp=make.START)
     assert compute_plan(going, [going, also_going], used, NOW + GRACE).finalizers is None
+
+
+def test_a_server_that_lets_nobody_write_ranges_is_left_alone() -> None:
+    async def scenario() -> None:
+        def refuse(method: str, path: str) -> None:
+            world.api.writes.append((method, path))
+            raise errors.method_not_supported("networking.k8s.io", "servicecidrs", method)
+
+        world = World()
+        world.api.before = refuse
+        world.api.put(r.SERVICECIDRS, cidr("kubernetes", "10.32.0.0/24"))
+        async with world.running(ServiceCIDRController):
+            await world.pass_time(30)
+            assert len(world.api.writes) == 1
+
+    run(scenario())
 
 
 def test_the_loop() -> None:
