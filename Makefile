@@ -73,7 +73,7 @@ clean: ## Stop the cluster and remove its state and everything generated
 generate: $(READY) ## Make the generated code again (protobuf, API schema)
 	@$(BIN)/python hatch_build.py
 
-$(READY): pyproject.toml requirements.lock hatch_build.py $(shell find proto -name '*.proto') $(wildcard apimachinery/schema/*.py)
+$(READY): pyproject.toml requirements.lock hatch_build.py $(shell find proto -name '*.proto') $(wildcard apimachinery/schema/*.py apimachinery/schema/numbers/*.txt)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
 	@$(BIN)/python hatch_build.py > /dev/null

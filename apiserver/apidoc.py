@@ -38,7 +38,10 @@ NOT_SERVED_PARTS = (
         "that are off by default (PodTolerationRestriction, EventRateLimit, ...)",
         "naming them is an error",
     ),
-    ("answers in protobuf", "requests in protobuf are read"),
+    (
+        "protobuf as Table or PartialObjectMetadata, for reviews and for failures",
+        "answered as JSON, or 406 to who takes nothing else",
+    ),
     ("`ConversionReview` v1beta1", "v1 is spoken"),
     ("admission on CONNECT (webhooks and policies)", "not called"),
 )
@@ -56,6 +59,11 @@ def _head() -> Iterator[str]:
     verbs = ", ".join(ALL_VERBS)
     yield f"API level: {GIT_VERSION}. Verbs are those of authorization; *all* stands for {verbs}."
     yield "Custom resources (`apiextensions.k8s.io/v1`) add groups while the server runs."
+    yield ""
+    yield "Bodies are JSON, YAML or, for every built-in kind, `application/vnd.kubernetes.protobuf`."
+    yield "Who takes JSON besides protobuf, as Go clients do, is answered in JSON, the form objects are kept in;"
+    yield "objects, lists and watches go out in protobuf to those who take nothing else. As with kube-apiserver,"
+    yield "custom resources have no protobuf (406, 415), and in it fields newer than the API level are skipped."
     yield ""
 
 

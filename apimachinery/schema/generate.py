@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from apimachinery.schema import TABLE_NAME, facts
+from apimachinery.schema import TABLE_NAME, facts, fieldnumbers
 
 # Model module -> definition prefix, for what is served or embedded. A module that is not here is not in the
 # table.
@@ -85,14 +85,23 @@ def write_table(directory: Path) -> Path:
 def build_table() -> dict[str, Any]:
     """Definition name -> {d: description, f: {field: entry}, gvk?, atomic?}."""
     source = models_directory()
+    directory = Path(__file__).with_name("numbers")
     table: dict[str, Any] = {}
     for module, prefix in PREFIXES.items():
         tree = ast.parse((source / f"{module}.py").read_text(encoding="utf-8"))
         names = _untyped_names(tree)
+        numbers = fieldnumbers.read(directory, module)
         for node in tree.body:
             if isinstance(node, ast.ClassDef):
-                table[f"{prefix}.{node.name}"] = _definition(node, prefix, names)
+                entry = table[f"{prefix}.{node.name}"] = _definition(node, prefix, names)
+                _number(entry, numbers.get(node.name, {}))
     return table
+
+
+def _number(entry: dict[str, Any], numbers: fieldnumbers.Numbers) -> None:
+    """Give fields their protobuf numbers; raises KeyError for a number of a field that is not there."""
+    for name, path in numbers.items():
+        entry["f"][name]["n"] = path
 
 
 def _untyped_names(tree: ast.Module) -> frozenset[str]:

@@ -30,6 +30,7 @@ class Field:
     list_type: str = ""  # x-kubernetes-list-type
     list_keys: tuple[str, ...] = ()
     map_type: str = ""
+    numbers: tuple[int, ...] = ()  # in protobuf: several lead through embedded structs; none: not sent so
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ def _build(name: str, raw: Mapping[str, Any]) -> Definition:
             list_type=entry.get("lt", ""),
             list_keys=tuple(entry.get("lk", ())),
             map_type=entry.get("mt", ""),
+            numbers=tuple(entry.get("n", ())),
         )
         for key, entry in raw["f"].items()
     }

@@ -20,12 +20,16 @@ class Form:
 
     shape: str = PLAIN
     yaml: bool = False
+    protobuf: bool = False
 
 
 def accept(header: str, *, shapes: tuple[str, ...] = (TABLE, PARTIAL, PARTIAL_LIST)) -> Form:
-    """The first media type of an Accept header that can be served. Raises 406 when there is none."""
+    """The first media type of an Accept header that can be served, protobuf last: whoever takes either gets
+    JSON, which costs us nothing. Raises 406 when there is none.
+    """
     if not header or header in ("*/*", "application/json"):
         return Form()
+    protobuf_too = False
     for media, parameters in _media(header):
         if media in ("*/*", "application/*", "application/json"):
             shape = parameters.get("as", "")
@@ -39,9 +43,17 @@ def accept(header: str, *, shapes: tuple[str, ...] = (TABLE, PARTIAL, PARTIAL_LI
                 return Form(shape)
         elif media in YAML_TYPES and not parameters.get("as"):
             return Form(yaml=True)
-    raise errors.not_acceptable(
+        elif media == protobuf.MEDIA_TYPE and not parameters.get("as"):
+            protobuf_too = True
+    if protobuf_too:
+        return Form(protobuf=True)
+    raise not_acceptable()
+
+
+def not_acceptable() -> errors.StatusError:
+    return errors.not_acceptable(
         "only the following media types are accepted: application/json, application/yaml, "
-        "application/json;as=Table;v=v1;g=meta.k8s.io"
+        f"{protobuf.MEDIA_TYPE} (built-in kinds), application/json;as=Table;v=v1;g=meta.k8s.io"
     )
 
 
@@ -61,7 +73,7 @@ def read_any(body: bytes, header: str, *, find_duplicates: bool = False) -> tupl
     """
     media = content_type(header)
     if media == protobuf.MEDIA_TYPE:
-        return protobuf.decode(body), ()
+        return protobuf.read(body), ()
     if media in YAML_TYPES:
         return codec.parse_yaml(body)
     if media not in JSON_TYPES:

@@ -1,4 +1,6 @@
-"""The forms an object or list goes out in: its own bytes, a Table, PartialObjectMetadata(List), YAML."""
+"""The forms an object or list goes out in: its own bytes, a Table, PartialObjectMetadata(List), YAML,
+protobuf.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,9 @@ import yaml
 from apimachinery import errors, table
 from apimachinery.scheme import Kind
 from apiserver.registry.reading import Listing
+from apiserver.rest import protobuf
 from apiserver.rest.message import JSON, Response
-from apiserver.rest.negotiate import PARTIAL, PARTIAL_LIST, PLAIN, TABLE, Form
+from apiserver.rest.negotiate import PARTIAL, PARTIAL_LIST, TABLE, Form
 from apiserver.storage.watchcache import PLAIN as PLAIN_FRAMES
 from apiserver.storage.watchcache import Renderer
 
@@ -50,7 +53,7 @@ def listing_response(kind: Kind, listing: Listing, form: Form, include: table.In
     body = (
         orjson.dumps(head)[:-1] + b',"items":[' + b",".join(entry.data for entry in listing.entries) + b"]}"
     )
-    return Response(200, body) if not form.yaml else respond(orjson.loads(body), form)
+    return Response(200, body) if form == Form() else respond(orjson.loads(body), form)
 
 
 def object_response(
@@ -65,7 +68,7 @@ def object_response(
 
 def bytes_response(kind: Kind, data: bytes, form: Form, include: table.IncludeObject) -> Response:
     """An object that is encoded already; its bytes go out as they are when no other form is asked for."""
-    if form.shape == PLAIN and not form.yaml:
+    if form == Form():
         return Response(200, data)
     return object_response(kind, orjson.loads(data), form, include)
 
@@ -73,6 +76,8 @@ def bytes_response(kind: Kind, data: bytes, form: Form, include: table.IncludeOb
 def respond(obj: Object, form: Form, status: int = 200) -> Response:
     if form.yaml:
         return Response(status, yaml.safe_dump(obj, sort_keys=False).encode(), "application/yaml")
+    if form.protobuf:
+        return Response(status, protobuf.write(obj), protobuf.MEDIA_TYPE)
     return Response(status, orjson.dumps(obj), JSON)
 
 
@@ -82,7 +87,16 @@ def event_renderer(kind: Kind, form: Form, include: table.IncludeObject) -> Rend
         return Renderer(f"table/{include}", lambda obj: one_row(kind, obj, include))
     if form.shape in (PARTIAL, PARTIAL_LIST):
         return Renderer("partial", table.partial_metadata)
+    if form.protobuf:
+        return PROTOBUF_FRAMES
     return PLAIN_FRAMES
+
+
+def _protobuf_frame(kind: str, data: bytes) -> bytes:
+    return protobuf.frame(kind, orjson.loads(data))
+
+
+PROTOBUF_FRAMES = Renderer("protobuf", None, _protobuf_frame)
 
 
 def one_row(kind: Kind, obj: Object, include: table.IncludeObject) -> Object:

@@ -18,8 +18,8 @@ from apiserver.extensions.serving import CustomKind
 from apiserver.registry import metadata, patching
 from apiserver.registry.call import Call, Writer
 from apiserver.registry.registry import Registry
-from apiserver.rest import negotiate, options, render
-from apiserver.rest.message import Answer, Request, Response, Stream
+from apiserver.rest import negotiate, options, protobuf, render
+from apiserver.rest.message import JSON, Answer, Request, Stream
 from apiserver.rest.watch import Watcher, Watches
 
 Object = dict[str, Any]
@@ -39,19 +39,19 @@ class Verbs:
 
     async def get(self, request: Request, kind: Kind) -> Answer:
         info = request.info
-        form, include = self._form(request)
+        form, include = self._form(request, kind)
         entry = await self.registry.reader.get(kind, info.namespace, info.name, info.first("resourceVersion"))
         return render.bytes_response(kind, entry.data, form, include)
 
     async def list(self, request: Request, kind: Kind) -> Answer:
-        form, include = self._form(request)
+        form, include = self._form(request, kind)
         listing = await self.registry.reader.list(
             kind, request.info.namespace, options.list_options(request.info)
         )
         return render.listing_response(kind, listing, form, include)
 
     async def watch(self, request: Request, kind: Kind) -> Answer:
-        form, include = self._form(request)
+        form, include = self._form(request, kind)
         watcher = Watcher(
             kind,
             request.info.namespace,
@@ -61,17 +61,17 @@ class Verbs:
             cacher=self.registry.cacher,
             watches=self.watches,
         )
-        return Stream(await watcher.start())
+        return Stream(await watcher.start(), protobuf.WATCH_MEDIA_TYPE if form.protobuf else JSON)
 
     async def create(self, request: Request, kind: Kind) -> Answer:
-        form, include = self._form(request)
+        form, include = self._form(request, kind)
         call = self.call(request, kind, "create")
         obj = await self.read(request, kind, call)
         created = await self.registry.create(call, obj)
         return render.object_response(kind, created, form, include, 201)
 
     async def update(self, request: Request, kind: Kind) -> Answer:
-        form, include = self._form(request)
+        form, include = self._form(request, kind)
         call = self.call(request, kind, "update")
         obj = await self.read(request, kind, call)
 
@@ -84,7 +84,7 @@ class Verbs:
     async def patch(self, request: Request, kind: Kind) -> Answer:
         if patching.is_apply(request.headers.get("content-type", "")):
             return await self.apply(request, kind)
-        form, include = self._form(request)
+        form, include = self._form(request, kind)
         call = self.call(request, kind, "patch")
         apply = patching.parse(await request.body(), request.headers.get("content-type", ""), kind)
 
@@ -100,7 +100,7 @@ class Verbs:
 
     async def apply(self, request: Request, kind: Kind) -> Answer:
         """Server-side apply (KEP-555): a PATCH that creates what is not there."""
-        form, include = self._form(request)
+        form, include = self._form(request, kind)
         call = self.call(request, kind, "patch", applies=True)
         writer, call.writer = call.writer, None
         assert writer is not None
@@ -122,12 +122,12 @@ class Verbs:
         return render.object_response(kind, obj, form, include, 201 if created else 200)
 
     async def delete(self, request: Request, kind: Kind) -> Answer:
+        form, include = self._form(request, kind)
         call, chosen = self.call(request, kind, "delete"), await self._delete_options(request)
         call.dry_run, call.options = chosen.dry_run, chosen
         obj, gone = await self.registry.delete(call, chosen)
-        form, include = self._form(request)
         if gone and kind.resource not in RETURNS_DELETED:
-            return Response(200, render.respond(deleted_status(kind, obj), form).body)
+            return render.respond(deleted_status(kind, obj), form)
         return render.object_response(kind, obj, form, include)
 
     async def deletecollection(self, request: Request, kind: Kind) -> Answer:
@@ -187,8 +187,11 @@ class Verbs:
         )
 
     @staticmethod
-    def _form(request: Request) -> tuple[negotiate.Form, table.IncludeObject]:
+    def _form(request: Request, kind: Kind) -> tuple[negotiate.Form, table.IncludeObject]:
+        """Asked before anything is done, so that a 406 means that nothing was. Raises 406."""
         form = negotiate.accept(request.headers.get("accept", ""))
+        if form.protobuf and not protobuf.definition_of(kind.api_version, kind.kind):
+            raise negotiate.not_acceptable()
         return form, render.include_object(request.info.first("includeObject"))
 
 

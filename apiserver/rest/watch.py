@@ -89,7 +89,7 @@ class Watcher:
     async def _stream(self, revision: int, wants_state: bool) -> AsyncIterator[bytes]:
         cache = self._cache
         if revision < cache.floor and not wants_state:
-            yield expired_frame(revision, cache.floor)
+            yield self._renderer.frame("ERROR", expired(revision, cache.floor))
             return
         position, generation = (
             (cache.end if wants_state else cache.position_after(revision)),
@@ -102,7 +102,7 @@ class Watcher:
                 for entry in state[start : start + INITIAL_CHUNK]
             )
         if wants_state and self._options.send_initial_events and self._options.bookmarks:
-            yield bookmark_frame(self._kind, revision, initial_end=True)
+            yield self._bookmark(revision, initial_end=True)
         del state
         leave, gone = cache.on_change(self._wake.set), self._watches.add(self._wake.set)
         try:
@@ -132,12 +132,12 @@ class Watcher:
                 continue
             if self._watches.stopping or now() >= end:
                 if self._options.bookmarks:
-                    yield bookmark_frame(self._kind, self._cacher.shown_by(self._cache))
+                    yield self._bookmark(self._cacher.shown_by(self._cache))
                 return
             if now() >= next_bookmark:
                 next_bookmark = now() + BOOKMARK_SECONDS
                 if self._options.bookmarks:
-                    yield bookmark_frame(self._kind, self._cacher.shown_by(self._cache))
+                    yield self._bookmark(self._cacher.shown_by(self._cache))
                 continue
             await self._sleep(min(end, next_bookmark) - now())
 
@@ -147,6 +147,14 @@ class Watcher:
                 await self._wake.wait()
         except TimeoutError:
             return
+
+    def _bookmark(self, revision: int, *, initial_end: bool = False) -> bytes:
+        """Tells the client how far it has seen; the last of the initial events is marked."""
+        fields: dict[str, object] = {"resourceVersion": str(revision), "creationTimestamp": None}
+        if initial_end:
+            fields["annotations"] = {INITIAL_EVENTS_END: "true"}
+        obj = {"kind": self._kind.kind, "apiVersion": self._kind.api_version, "metadata": fields}
+        return self._renderer.frame("BOOKMARK", orjson.dumps(obj))
 
     def _frames(self, events: list[Event], revision: int) -> list[bytes]:
         out = []
@@ -159,16 +167,6 @@ class Watcher:
         return out
 
 
-def bookmark_frame(kind: Kind, revision: int, *, initial_end: bool = False) -> bytes:
-    """Tells the client how far it has seen; the last of the initial events is marked."""
-    fields: dict[str, object] = {"resourceVersion": str(revision), "creationTimestamp": None}
-    if initial_end:
-        fields["annotations"] = {INITIAL_EVENTS_END: "true"}
-    return encode_frame(
-        "BOOKMARK", orjson.dumps({"kind": kind.kind, "apiVersion": kind.api_version, "metadata": fields})
-    )
-
-
-def expired_frame(revision: int, oldest: int) -> bytes:
-    status = errors.gone(f"too old resource version: {revision} ({oldest})").status
-    return encode_frame("ERROR", orjson.dumps(status))
+def expired(revision: int, oldest: int) -> bytes:
+    """The Status that ends a watch from a version that is gone."""
+    return orjson.dumps(errors.gone(f"too old resource version: {revision} ({oldest})").status)

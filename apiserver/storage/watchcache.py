@@ -46,13 +46,19 @@ class Entry(NamedTuple):
 Filter = Callable[[Entry], bool]
 
 
+def json_line(kind: str, data: bytes) -> bytes:
+    """One watch line: `{"type":...,"object":...}` and a newline."""
+    return b'{"type":"' + kind.encode() + b'","object":' + data + b"}\n"
+
+
 class Renderer(NamedTuple):
     """A form events are sent in: `name` identifies it for sharing; `render` None means the object's own
-    bytes.
+    bytes; `frame` puts an event's type around them.
     """
 
     name: str
     render: Callable[[Object], Any] | None
+    frame: Callable[[str, bytes], bytes] = json_line
 
 
 PLAIN = Renderer("", None)
@@ -83,7 +89,7 @@ class Event:
         return "DELETED" if before else ""
 
     def frame(self, kind: str, renderer: Renderer = PLAIN) -> bytes:
-        """The line a watch sends for this event as `kind`."""
+        """What a watch sends for this event as `kind`."""
         key = (kind, renderer.name)
         frame = self._frames.get(key)
         if frame is None:
@@ -101,10 +107,10 @@ class Event:
 
 
 def encode_frame(kind: str, data: bytes, renderer: Renderer = PLAIN) -> bytes:
-    """One watch line: `{"type":...,"object":...}` and a newline."""
+    """One event as a watch sends it."""
     if renderer.render is not None:
         data = orjson.dumps(renderer.render(orjson.loads(data)))
-    return b'{"type":"' + kind.encode() + b'","object":' + data + b"}\n"
+    return renderer.frame(kind, data)
 
 
 class ResourceCache:
