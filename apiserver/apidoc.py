@@ -61,9 +61,9 @@ def _head() -> Iterator[str]:
     yield "Custom resources (`apiextensions.k8s.io/v1`) add groups while the server runs."
     yield ""
     yield "Bodies are JSON, YAML or, for every built-in kind, `application/vnd.kubernetes.protobuf`."
-    yield "Who takes JSON besides protobuf, as Go clients do, is answered in JSON, the form objects are kept in;"
-    yield "objects, lists and watches go out in protobuf to those who take nothing else. As with kube-apiserver,"
-    yield "custom resources have no protobuf (406, 415), and in it fields newer than the API level are skipped."
+    yield "Who takes JSON besides protobuf, as Go clients do, is answered in JSON, in which objects are kept;"
+    yield "objects, lists and watches go out in protobuf to who takes nothing else. As with kube-apiserver,"
+    yield "custom resources have no protobuf (406, 415), and it skips fields newer than the API level."
     yield ""
 
 

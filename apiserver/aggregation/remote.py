@@ -13,9 +13,9 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
-import orjson
 
 from apiserver.auth.user import LOOPBACK, User
+from apiserver.registry import answers
 from apiserver.registry.backends import Address, Backends, NoBackend, authority
 from apiserver.rest import relay
 from apiserver.rest.message import TEXT, Answer, Request, Response, Stream
@@ -24,7 +24,7 @@ from componentbase import tlsutil
 Object = dict[str, Any]
 
 CONNECT_SECONDS, CHECK_SECONDS = 10.0, 5.0
-MAX_DOCUMENT = 16 << 20
+MAX_DOCUMENT = 16 << 20  # bytes
 _OWN = ("x-remote-user", "x-remote-group", "x-remote-uid")
 _OWN_EXTRA = "x-remote-extra-"
 _ANSWER_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-type", "date", "server"})
@@ -129,33 +129,17 @@ class Remote:
         """A document of the extension server, asked for in this server's own name. Raises Failed and
         NoBackend.
         """
-        headers = [("accept", accept), ("accept-encoding", "identity"), *identity_headers(LOOPBACK)]
+        headers = [("accept", accept), *answers.UNCOMPRESSED.items(), *identity_headers(LOOPBACK)]
         try:
             answer = await self._send("GET", path, headers, b"", self.addresses())
-            try:
-                body = await _read(answer)
-            finally:
+            if answer.status_code != 200:
                 await answer.aclose()
+                raise Failed(f"bad status from https://{self.host}{path}: {answer.status_code}")
+            return await answers.document(answer, MAX_DOCUMENT)
+        except answers.Unusable as error:
+            raise Failed(f"https://{self.host}{path}: {error}") from error
         except (httpx.HTTPError, OSError) as error:
             raise Failed(str(error) or type(error).__name__) from error
-        if answer.status_code != 200:
-            raise Failed(f"bad status from https://{self.host}{path}: {answer.status_code}")
-        try:
-            found = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            raise Failed(f"https://{self.host}{path}: {error}") from error
-        if not isinstance(found, dict):
-            raise Failed(f"https://{self.host}{path}: the answer is no object")
-        return found
-
-
-async def _read(answer: httpx.Response) -> bytes:
-    body = bytearray()
-    async for chunk in answer.aiter_raw():
-        body += chunk
-        if len(body) > MAX_DOCUMENT:
-            raise Failed(f"the document is larger than {MAX_DOCUMENT} bytes")
-    return bytes(body)
 
 
 def forwarded(request: Request) -> Iterator[tuple[str, str]]:

@@ -12,8 +12,8 @@ from functools import lru_cache
 from typing import Any
 
 import httpx
-import orjson
 
+from apiserver.registry import answers
 from apiserver.registry.backends import Backends, NoBackend, authority
 
 Object = dict[str, Any]
@@ -41,7 +41,7 @@ class WebhookClient:
         """
         shown, server_name = _shown(config)
         failed = f'Post "{shown}?timeout={timeout}s"'
-        headers = {"content-type": "application/json", "accept": "application/json"}
+        headers = {"content-type": "application/json", "accept": "application/json", **answers.UNCOMPRESSED}
         extensions: dict[str, Any] = {}
         if server_name:
             headers["host"], extensions["sni_hostname"] = server_name, server_name
@@ -50,27 +50,17 @@ class WebhookClient:
             context = trust(config.get("caBundle") or "")
             async with httpx.AsyncClient(verify=context, trust_env=False, timeout=None) as client:
                 query = {"timeout": f"{timeout}s"}
-                answer = await client.post(
-                    url, params=query, content=body, headers=headers, extensions=extensions
+                sent = client.stream(
+                    "POST", url, params=query, content=body, headers=headers, extensions=extensions
                 )
+                async with sent as answer:
+                    if answer.status_code != 200:
+                        raise CallFailed(f"{failed}: the server answered {answer.status_code}")
+                    return await answers.document(answer, self._max_answer)
         except NoBackend as error:
             raise CallFailed(f"{failed}: {error.dialling()}") from error
-        except (httpx.HTTPError, OSError) as error:
+        except (httpx.HTTPError, OSError, answers.Unusable) as error:
             raise CallFailed(f"{failed}: {error}") from error
-        if answer.status_code != 200:
-            raise CallFailed(f"{failed}: the server answered {answer.status_code}")
-        return self._object(answer.content, failed)
-
-    def _object(self, body: bytes, failed: str) -> Object:
-        if len(body) > self._max_answer:
-            raise CallFailed(f"{failed}: the answer is larger than {self._max_answer} bytes")
-        try:
-            found = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            raise CallFailed(f"{failed}: {error}") from error
-        if not isinstance(found, dict):
-            raise CallFailed(f"{failed}: the answer is no object")
-        return found
 
     def _address(self, config: Object) -> str:
         service = config["service"]
