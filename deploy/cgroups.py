@@ -55,8 +55,10 @@ def parse_mounts(mounts: str) -> Hierarchies:
 
 
 def find() -> Hierarchies:
-    """The hierarchies mounted here."""
-    return parse_mounts(Path("/proc/self/mounts").read_text())
+    """The hierarchies mounted here that we may make groups in: none for a user without root."""
+    found = parse_mounts(Path("/proc/self/mounts").read_text())
+    writable = [tuple(r for r in part if os.access(r, os.W_OK)) for part in (found.roots, found.others)]
+    return Hierarchies(found.version, *writable)
 
 
 def _enable_controllers(directory: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy import doctor, down, etcdtools, linux, packages, topology, why
+from deploy import doctor, down, etcdtools, linux, packages, rootless, runtimes, topology, why
 from deploy.chaos import commands as chaos
 from deploy.control import PROGRAMS, Control, HostDown, Refused
 from deploy.faults.fault import FaultError
@@ -20,10 +20,12 @@ from deploy.goals import Reporter, tail
 from deploy.hosts import HostError
 from deploy.labs import command as labs
 from deploy.network import NetworkError
+from deploy.rootless import RootlessError
+from deploy.runtimes import Choice
 from deploy.state import Busy, State
 from deploy.status import Looker
 from deploy.topology import TOPOLOGIES, Topology, TopologyError
-from deploy.units import TABLE
+from deploy.units import unit_names
 from deploy.up import DEFAULT_TIMEOUT, ROOT, Raise, UpError
 from pki import layout
 from pki.ca import PKIError, utc_now
@@ -42,6 +44,7 @@ EXPECTED = (
     Refused,
     Busy,
     FaultError,
+    RootlessError,
     OSError,
     ValueError,
 )
@@ -54,6 +57,7 @@ class Context:
     topology: Topology
     state: State
     arguments: argparse.Namespace
+    chosen: Choice
 
     def control(self) -> Control:
         """The command line into the host that was named."""
@@ -63,8 +67,13 @@ class Context:
 
 def _up(context: Context) -> int:
     report = Reporter()
+    if context.chosen.why:
+        report.step(f"runtime: {context.chosen.name}, since {context.chosen.why}")
     with context.state.lock():
-        missed = Raise(context.topology, context.state, report, timeout=context.arguments.timeout).run()
+        run = Raise(context.topology, context.state, report, timeout=context.arguments.timeout)
+        missed = run.run()
+    for sentence, nodes in run.not_isolated().items():
+        print(f"NOT ISOLATED on {', '.join(nodes)}: {sentence}")
     kubeconfig = context.state.root / "pki" / "admin.kubeconfig"
     if missed:
         report.missed(missed)
@@ -168,6 +177,12 @@ def _smoke(context: Context) -> int:
     return 0 if held else 1
 
 
+def _lab(context: Context) -> int:
+    if context.topology.runtime == "embedded":
+        raise ValueError("lab: the labs install containerd by hand, so they need root and its packages")
+    return labs.run(context.topology, context.state, context.arguments.topology, context.arguments)
+
+
 def _console(context: Context) -> int:
     from deploy.chaos.lab import Lab
     from deploy.console.catalogue import Catalogue
@@ -231,7 +246,7 @@ def _logs(context: Context) -> int:
     if context.arguments.follow:
         os.execvp("tail", ["tail", "-n", str(context.arguments.lines), "-F", str(path)])
     if not path.exists():
-        known = ", ".join(("supervisor", *TABLE[host.role]))
+        known = ", ".join(("supervisor", *unit_names(context.topology, host)))
         raise ValueError(f"no log {path} (units of {host.name}: {known})")
     print("\n".join(tail(path, context.arguments.lines)))
     return 0
@@ -345,11 +360,7 @@ def parser() -> argparse.ArgumentParser:
             ("generate", "make or renew", _pki_generate),
         ),
     )
-    labs.add_command(commands).set_defaults(
-        run=lambda context: labs.run(
-            context.topology, context.state, context.arguments.topology, context.arguments
-        )
-    )
+    labs.add_command(commands).set_defaults(run=_lab)
     tools = etcdtools.add_commands(commands)
     tools.set_defaults(run=lambda context: etcdtools.run(context.arguments))
     _looking_commands(commands)
@@ -407,6 +418,10 @@ def state_for(chosen: Path | None, name: str) -> State:
     return State(name, root.absolute())
 
 
+# What a user without root does in the machine's own eyes.
+OUTSIDE = (_install_packages, _kubeconfig, _logs)
+
+
 def _words(argv: Sequence[str]) -> list[str]:
     """Without the arrow of `trace a '->' b`, which argparse would take for an option."""
     words = list(argv)
@@ -420,7 +435,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(_words(sys.argv[1:] if argv is None else argv))
     try:
         loaded = topology.load(arguments.topology)
-        return int(arguments.run(Context(loaded, state_for(arguments.state, loaded.name), arguments)))
+        state = state_for(arguments.state, loaded.name)
+        if rootless.wanted() and arguments.run not in OUTSIDE:
+            return rootless.run(state.root, lambda: main(argv))
+        settled, chosen = runtimes.settled(loaded, state)
+        return int(arguments.run(Context(settled, state, arguments, chosen)))
     except EXPECTED as error:
         print(f"hardway: {error}", file=sys.stderr)
         return 1

@@ -36,11 +36,13 @@ class Machine:
     """What of the real machine the files depend on.
 
     `restrict_oom` is true where CAP_SYS_RESOURCE is missing: then runc may not lower a process'
-    oom_score_adj. `python` is the folder of the interpreter that has the daemons installed.
+    oom_score_adj. `limits` is false where no control group can be made. `python` is the folder of the
+    interpreter that has the daemons installed.
     """
 
     restrict_oom: bool
     snapshotter: str = "overlayfs"
+    limits: bool = True
     python: str = "/opt/hardway/.venv/bin"
 
 
@@ -184,7 +186,7 @@ backend apiservers
 """
 
 
-def kubelet_config(topology: Topology) -> str:
+def kubelet_config(topology: Topology, machine: Machine) -> str:
     """KubeletConfiguration (kubelet.config.k8s.io/v1beta1)."""
     return _yaml(
         {
@@ -216,6 +218,7 @@ def kubelet_config(topology: Topology) -> str:
             },
             "imageGCHighThresholdPercent": 100,
             "staticPodPath": f"{ETC}/manifests",
+            **({} if machine.limits else {"cgroupsPerQOS": False, "enforceNodeAllocatable": []}),
             **topology.kubelet,
         }
     )
@@ -281,9 +284,10 @@ def files_for(topology: Topology, host: Host, machine: Machine, *, cgroup_root: 
         files[f"{ETC}/scheduler-config.yaml"] = scheduler_config()
         files[CLOUD_CONFIG] = cloud_config(topology)
     elif host.role == "worker":
-        files[f"{ETC}/kubelet-config.yaml"] = kubelet_config(topology)
+        files[f"{ETC}/kubelet-config.yaml"] = kubelet_config(topology, machine)
         files[f"{ETC}/kube-proxy-config.yaml"] = kube_proxy_config(topology)
-        files["/etc/containerd/config.toml"] = containerd_config(machine)
+        if topology.runtime != "embedded":
+            files["/etc/containerd/config.toml"] = containerd_config(machine)
         if host.pod_cidr is not None:
             files[CNI_CONF] = cni_conflist(host.pod_cidr)
     elif host.role == "balancer":

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy import cgroups, linux, packages
+from deploy import cgroups, linux, packages, rootless
 from deploy.configs import Machine
 from deploy.topology import Topology
 
@@ -45,7 +45,11 @@ def has_capability(number: int) -> bool:
 
 def machine() -> Machine:
     """The facts on which rendered files depend."""
-    return Machine(restrict_oom=not has_capability(CAP_SYS_RESOURCE), python=str(Path(sys.executable).parent))
+    return Machine(
+        restrict_oom=not has_capability(CAP_SYS_RESOURCE),
+        limits=bool(cgroups.find().roots),
+        python=str(Path(sys.executable).parent),
+    )
 
 
 def in_child(action: Callable[[], None]) -> str:
@@ -74,6 +78,9 @@ def _python() -> Finding:
 
 
 def _root() -> Finding:
+    if rootless.inside():
+        detail = f"not needed: root of a user namespace, outside uid {rootless.user_outside()}"
+        return Finding("root", True, detail)
     root = os.geteuid() == 0
     detail = "running as root" if root else f"running as uid {os.geteuid()}"
     return Finding("root", root, detail, "run it with sudo")
@@ -109,16 +116,19 @@ def _overlay(state: Path) -> Finding:
     )
 
 
-def _cgroups() -> Finding:
+def _cgroups(topology: Topology) -> Finding:
     found = cgroups.find()
+    if not found.roots and topology.runtime == "embedded":
+        detail = "none that this user may write: pods run without limits on CPU and memory"
+        return Finding("cgroups", False, detail, "run it as root to have limits", fatal=False)
     detail = f"version {found.version}: {', '.join(path.name or 'unified' for path in found.roots)}"
     return Finding("cgroups", bool(found.roots), detail, "mount cgroup2 on /sys/fs/cgroup")
 
 
-def _packages() -> Finding:
-    absent = packages.missing()
+def _packages(topology: Topology) -> Finding:
+    absent = packages.missing(runtime=topology.runtime)
     if not absent:
-        return Finding("packages", True, f"{len(packages.PACKAGES)} present")
+        return Finding("packages", True, f"{len(packages.needed(topology.runtime))} present")
     detail = "absent: " + ", ".join(f"{package.name} ({package.purpose})" for package in absent)
     return Finding(
         "packages",
@@ -194,8 +204,8 @@ def examine(topology: Topology, state: Path, *, cluster_up: bool) -> Iterator[Fi
     yield _python()
     root = _root()
     yield root
-    yield _packages()
-    yield _cgroups()
+    yield _packages(topology)
+    yield _cgroups(topology)
     if root.ok:
         yield _namespaces()
         yield _overlay(state)

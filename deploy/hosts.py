@@ -99,7 +99,8 @@ def write_files(root: Path, files: Mapping[str, tuple[bytes, int]]) -> None:
 def prepare(state: State, plan: HostPlan) -> None:
     """Make the host's directories and write its files where its /etc will find them."""
     base = state.host(plan.host.name)
-    for name in ("etc", "etc-work", "systemd", "var-lib", "var-log"):
+    # Above the machine's /etc, of which root of a user namespace could change nothing, cni/net.d is ours.
+    for name in ("etc/cni/net.d", "etc-work", "systemd", "var-lib", "var-log"):
         (base / name).mkdir(parents=True, exist_ok=True)
     etc = {name.removeprefix("/etc"): entry for name, entry in plan.files.items()}
     write_files(base / "etc", etc)

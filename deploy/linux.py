@@ -5,15 +5,16 @@ All of them raise OSError with the target's name. The numbers are those of <linu
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
-from collections.abc import Iterator
+import socket
+import threading
 from pathlib import Path
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 HOST_NAMESPACES = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET
@@ -86,26 +87,39 @@ def set_process_name(name: str) -> None:
     _check(_libc.prctl(PR_SET_NAME, name.encode()[:15], 0, 0, 0), "prctl")
 
 
-@contextlib.contextmanager
-def in_network(path: str | Path) -> Iterator[None]:
-    """Be in the network namespace at `path` for a while.
+def enter_network(path: str | Path) -> None:
+    """Leave the present network namespace for the one at `path`; for a process that has no way back to go.
 
-    Sockets made meanwhile stay in it. Only for single-threaded callers that await nothing inside: the
-    namespace is the thread's.
+    Whoever is root only in a user namespace may leave the machine's network, and not return to it: others
+    use `socket_in`, or a child.
     """
-    home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        target = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            setns(target, CLONE_NEWNET)
-        finally:
-            os.close(target)
-        try:
-            yield
-        finally:
-            setns(home, CLONE_NEWNET)
+        setns(descriptor, CLONE_NEWNET)
     finally:
-        os.close(home)
+        os.close(descriptor)
+
+
+def socket_in(path: str | Path, family: socket.AddressFamily, kind: socket.SocketKind) -> socket.socket:
+    """A socket of the network namespace at `path`, where it stays whoever uses it. Raises OSError.
+
+    Made by a thread that ends in there: a namespace is a thread's, and no other code ever runs in it.
+    """
+    made: list[socket.socket | OSError] = []
+
+    def make() -> None:
+        try:
+            enter_network(path)
+            made.append(socket.socket(family, kind))
+        except OSError as error:
+            made.append(error)
+
+    thread = threading.Thread(target=make, name="socket")
+    thread.start()
+    thread.join()
+    if isinstance(made[0], OSError):
+        raise made[0]
+    return made[0]
 
 
 def enter(pid: int, *, processes: bool = True) -> None:

@@ -7,7 +7,9 @@ lab.
 
 from __future__ import annotations
 
+import fcntl
 import os
+import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +41,7 @@ HOST_SYSCTLS = {
     "net/bridge/bridge-nf-call-iptables": "1",
 }
 TIMEOUT = 10.0
+NS_GET_NSTYPE = 0xB703  # ioctl_ns(2)
 
 
 class NetworkError(Exception):
@@ -79,16 +82,10 @@ def run(namespace: str | Path, plan: Sequence[str], *, force: bool = False) -> N
 
     Raises NetworkError with the message of `ip`, which names the line.
     """
-    arguments = ["ip", *(["-force"] if force else []), "-batch", "-"]
-    with linux.in_network(namespace):
-        done = subprocess.run(
-            arguments,
-            input="\n".join(plan) + "\n",
-            text=True,
-            capture_output=True,
-            timeout=TIMEOUT,
-            check=False,
-        )
+    arguments = ["nsenter", f"--net={namespace}", "ip", *(["-force"] if force else []), "-batch", "-"]
+    done = subprocess.run(
+        arguments, input="\n".join(plan) + "\n", text=True, capture_output=True, timeout=TIMEOUT, check=False
+    )
     if done.returncode != 0 and not force:
         raise NetworkError(f"ip: {done.stderr.strip()}")
 
@@ -103,11 +100,9 @@ def set_sysctls(values: dict[str, str]) -> None:
 
 def is_namespace(path: Path) -> bool:
     """Is a namespace mounted on this file?"""
-    if not path.exists():
-        return False
     try:
-        with linux.in_network(path):
-            return True
+        with path.open("rb") as file:
+            return fcntl.ioctl(file, NS_GET_NSTYPE) == linux.CLONE_NEWNET
     except OSError:
         return False
 
@@ -117,19 +112,39 @@ def open_router(path: Path, network: Network) -> bool:
     if is_namespace(path):
         return False
     path.touch(mode=0o600)
-    home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        linux.unshare(linux.CLONE_NEWNET)
-        try:
-            set_sysctls(ROUTER_SYSCTLS)
-            # /proc/self is the thread group's leader; a single-threaded caller is that leader.
-            linux.mount("/proc/self/ns/net", path, flags=linux.MS_BIND)
-        finally:
-            linux.setns(home, linux.CLONE_NEWNET)
-    finally:
-        os.close(home)
+    _pin_fresh(path)
     run(path, router_plan(network))
     return True
+
+
+def _pin_fresh(path: Path) -> None:
+    """Mount a fresh network namespace on `path`; a child makes it, so that this process stays where it is."""
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            ours.close()
+            linux.unshare(linux.CLONE_NEWNET)
+            set_sysctls(ROUTER_SYSCTLS)
+            theirs.sendall(b"made")
+            theirs.recv(1)
+            code = 0
+        except OSError as error:
+            theirs.sendall(f"{error}".encode())
+        finally:
+            os._exit(code)
+    theirs.close()
+    with ours:
+        ours.settimeout(TIMEOUT)
+        try:
+            said = ours.recv(1000)
+            if said != b"made":
+                raise NetworkError(f"no network namespace: {said.decode(errors='replace')}")
+            linux.mount(f"/proc/{pid}/ns/net", path, flags=linux.MS_BIND)
+        finally:
+            ours.close()
+            os.waitpid(pid, 0)
 
 
 def close_router(path: Path) -> None:

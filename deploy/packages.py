@@ -17,6 +17,7 @@ class Package:
     name: str
     proof: str
     purpose: str
+    runtime: str = ""  # needed by this runtime only
 
     def present(self) -> bool:
         """Is what it brings there, from whatever source?"""
@@ -27,10 +28,10 @@ class Package:
 
 PACKAGES = (
     Package("iproute2", "ip", "lays the lab's network"),
-    Package("containerd", "containerd", "runs containers"),
-    Package("runc", "runc", "starts containers"),
-    Package("crun", "crun", "starts containers of pods with that RuntimeClass"),
-    Package("containernetworking-plugins", "/usr/lib/cni/bridge", "connects pods"),
+    Package("containerd", "containerd", "runs containers", "containerd"),
+    Package("runc", "runc", "starts containers", "containerd"),
+    Package("crun", "crun", "starts containers of pods with that RuntimeClass", "containerd"),
+    Package("containernetworking-plugins", "/usr/lib/cni/bridge", "connects pods", "containerd"),
     Package("nftables", "nft", "carries kube-proxy's rules"),
     Package("iptables", "iptables", "carries host ports of pods"),
     Package("conntrack", "conntrack", "forgets connections to Services that moved"),
@@ -49,9 +50,14 @@ FOR_TESTS = (
 )
 
 
-def missing(*, tests: bool = False) -> list[Package]:
+def needed(runtime: str) -> tuple[Package, ...]:
+    """The packages of a lab whose containers are run by `runtime`."""
+    return tuple(package for package in PACKAGES if package.runtime in ("", runtime))
+
+
+def missing(*, runtime: str = "containerd", tests: bool = False) -> list[Package]:
     """Which packages are absent; with `tests`, those that only the tests need as well."""
-    wanted = PACKAGES + FOR_TESTS if tests else PACKAGES
+    wanted = needed(runtime) + (FOR_TESTS if tests else ())
     return [package for package in wanted if not package.present()]
 
 

@@ -25,8 +25,14 @@ class _Dialled(http.client.HTTPConnection):
 
 def dial(namespace: str | Path, address: str, port: int, timeout: float = TIMEOUT) -> socket.socket:
     """A TCP connection made inside the network namespace at `namespace`. Raises OSError."""
-    with linux.in_network(namespace):
-        return socket.create_connection((address, port), timeout=timeout)
+    sock = linux.socket_in(namespace, socket.AF_INET, socket.SOCK_STREAM)
+    sock.settimeout(timeout)
+    try:
+        sock.connect((address, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def fetch(
@@ -87,9 +93,7 @@ def dns_lacking(namespace: str | Path, server: str, name: str) -> str | None:
     """None when the DNS server at `server`, asked over UDP from inside `namespace`, knows an address of
     `name`."""
     identifier = secrets.randbelow(1 << 16)
-    with linux.in_network(namespace):
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    with sock:
+    with linux.socket_in(namespace, socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(0.3)
         try:
             sock.connect((server, 53))

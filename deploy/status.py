@@ -97,8 +97,8 @@ class Looker:
         return answer
 
     def _ask_member(self, host: Host) -> dict[str, Any]:
-        with linux.in_network(self.state.router_netns):
-            return asyncio.run(asyncio.wait_for(self._status_of(host), TIMEOUT))
+        linux.enter_network(self.state.router_netns)
+        return asyncio.run(asyncio.wait_for(self._status_of(host), TIMEOUT))
 
     async def _status_of(self, host: Host) -> dict[str, Any]:
         from etcdlite.client import EtcdClient

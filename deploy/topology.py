@@ -14,6 +14,7 @@ import yaml
 
 from pki.layout import ClusterNames
 
+RUNTIMES = ("auto", "containerd", "embedded")
 PROXY_MODES = ("nftables", "iptables")
 ROLES = ("controller", "worker", "balancer")
 API_PORT = 6443
@@ -74,6 +75,7 @@ class Topology:
     outside: tuple[str, int]
     units: Mapping[str, UnitOverride]
     kubelet: Mapping[str, Any] = field(default_factory=dict)  # fields of KubeletConfiguration
+    runtime: str = "auto"  # what runs containers; `deploy.runtimes` says what `auto` is on a machine
 
     def by_role(self, role: str) -> tuple[Host, ...]:
         """The hosts of one role, in the file's order."""
@@ -279,8 +281,11 @@ def parse(document: object) -> Topology:
         outside=_parse_outside(section.string("outside", f"127.0.0.1:{API_PORT}")),
         units=_parse_units(section.take("units", None) or {}),
         kubelet=dict(_Section("kubelet.", section.take("kubelet", None) or {}).value),
+        runtime=section.string("runtime", "auto"),
     )
     section.done()
+    if topology.runtime not in RUNTIMES:
+        raise TopologyError(f"runtime: must be one of {', '.join(RUNTIMES)}")
     return topology
 
 

@@ -15,6 +15,7 @@ from deploy.topology import API_PORT, Host, Topology, TopologyError
 
 ETC = "/etc/kubernetes"
 PKI = f"{ETC}/pki"
+EMBEDDED = "embedded:///var/lib/embedded?images=/run/hardway/images"
 CONTAINERD_SOCKET = "unix:///run/containerd/containerd.sock"
 METRICS_PORT = 4443
 CLOUD_CONFIG = f"{ETC}/cloud-config.yaml"
@@ -207,7 +208,7 @@ def _kubelet(cgroup_root: str) -> Callable[[Topology, Host], Unit]:
             "hostname-override": host.name,
             "node-ip": host.address,
             "cloud-provider": "external",
-            "container-runtime-endpoint": CONTAINERD_SOCKET,
+            "container-runtime-endpoint": EMBEDDED if topology.runtime == "embedded" else CONTAINERD_SOCKET,
             "cgroup-root": cgroup_root,
         }
         return Unit(name="kubelet", package="kubelet", flags=flags)
@@ -243,6 +244,12 @@ TABLE: Mapping[str, tuple[str, ...]] = {
 }
 
 
+def unit_names(topology: Topology, host: Host) -> tuple[str, ...]:
+    """What runs on `host`: the embedded runtime is part of the kubelet."""
+    names = TABLE[host.role]
+    return tuple(name for name in names if name != "containerd" or topology.runtime != "embedded")
+
+
 def units_for(topology: Topology, host: Host, *, cgroup_root: str) -> tuple[Unit, ...]:
     """The units of `host` in the order in which they are started; `cgroup_root` is where its pods belong.
 
@@ -264,7 +271,7 @@ def units_for(topology: Topology, host: Host, *, cgroup_root: str) -> tuple[Unit
         "kubeproxy": _kubeproxy,
         "haproxy": _haproxy,
     }
-    return tuple(_override(builders[name](topology, host), topology) for name in TABLE[host.role])
+    return tuple(_override(builders[name](topology, host), topology) for name in unit_names(topology, host))
 
 
 def packages_of(units: Iterable[Unit]) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deploy import addons, cgroups, configs, doctor, hosts, linux, network, probes, steps
+from deploy import addons, cgroups, configs, doctor, hosts, linux, network, probes, runtimes, steps
 from deploy.api import Api, APIError, Unreachable, tls_context
 from deploy.control import Control, HostDown, Refused
 from deploy.goals import Goal, Missed, Reporter, pursue
@@ -239,6 +239,7 @@ class Raise:
         self.state.run.chmod(0o700)
         if network.open_router(self.state.router_netns, self.topology.network):
             self.report.step("lab network: bridge and router")
+        runtimes.remember(self.state, self.topology)
         machine = doctor.machine()
         plans = [self.plan(host, inventory, machine) for host in down]
         names: list[str] = []
@@ -269,7 +270,7 @@ class Raise:
             yield from self._control_plane_goals(api, inventory)
         elif step is WORKERS:
             for host in self.topology.by_role("worker"):
-                yield from self._worker_goals(api, host, ImageImport(self, host, images.basic))
+                yield from self._worker_goals(api, host, self.image_goal(host, images.basic))
         else:
             yield from self._dns_goals(api, images.dns)
 
@@ -294,10 +295,9 @@ class Raise:
 
     def _dns_goals(self, api: Api, image: Building) -> Iterator[Goal]:
         workers = self.topology.by_role("worker")
-        imports = [ImageImport(self, host, image) for host in workers]
+        imports = [self.image_goal(host, image) for host in workers]
         for probe in imports:
-            containerd = self.state.log(probe.host.name, "containerd")
-            yield Goal(f"{probe.host.name}: {image.name} imported", probe, (containerd,), acts=True)
+            yield Goal(f"{probe.host.name}: {image.name} imported", probe, probe.logs, acts=True)
         for name in CLUSTER_DNS.addons:
             yield Goal(f"add-on {name} applied", partial(self.apply_addon, api, name, imports), acts=True)
         logs = tuple(
@@ -315,15 +315,19 @@ class Raise:
             kubeproxy = (self.state.log(host.name, "kubeproxy"),)
             yield Goal(f"{host.name}: cluster DNS answers", answers, kubeproxy)
 
-    def _worker_goals(self, api: Api, host: Host, basic: ImageImport) -> Iterator[Goal]:
-        containerd = self.state.log(host.name, "containerd")
+    def image_goal(self, host: Host, building: Building) -> ImageGoal:
+        """How images come to a worker: containerd imports them, the embedded runtime finds the archives."""
+        kind = ImageArchive if self.topology.runtime == "embedded" else ImageImport
+        return kind(self, host, building)
+
+    def _worker_goals(self, api: Api, host: Host, basic: ImageGoal) -> Iterator[Goal]:
         kubelet = self.state.log(host.name, "kubelet")
-        yield Goal(f"{host.name}: {basic.building.name} imported", basic, (containerd,), acts=True)
+        yield Goal(f"{host.name}: {basic.building.name} imported", basic, basic.logs, acts=True)
         if host.pod_cidr is None:
             configured = partial(self.configure_pods, api, host)
             yield Goal(f"{host.name}: pods' network configured", configured, (kubelet,), acts=True)
         ready = partial(node_lacking, api, host.name, self.raised_at)
-        yield Goal(f"{host.name}: node Ready", ready, (kubelet, containerd))
+        yield Goal(f"{host.name}: node Ready", ready, (kubelet, *basic.logs))
 
     def configure_pods(self, api: Api, host: Host) -> str | None:
         """Write the node's CNI configuration once the controller-manager has given it a range: what the
@@ -338,7 +342,7 @@ class Raise:
             return str(error)
         return None
 
-    def apply_addon(self, api: Api, name: str, needed: Sequence[ImageImport]) -> str | None:
+    def apply_addon(self, api: Api, name: str, needed: Sequence[ImageGoal]) -> str | None:
         """Apply one add-on, once its images are there: a pod whose image is not backs off for ten seconds."""
         if not all(one.done for one in needed):
             return "its image is not imported yet"
@@ -361,6 +365,17 @@ class Raise:
             "METRICS_PORT": str(METRICS_PORT),
             "CLUSTER_CA": base64.b64encode(authority).decode(),
         }
+
+    def not_isolated(self) -> dict[str, list[str]]:
+        """What runtimes do not isolate, in the words of the nodes themselves: sentence -> nodes."""
+        said: dict[str, list[str]] = {}
+        api = Api.from_kubeconfig(self.state.root / "pki" / "admin.kubeconfig")
+        with contextlib.suppress(Unreachable, APIError):
+            for node in api.get("/api/v1/nodes")["items"]:
+                text = (node["metadata"].get("annotations") or {}).get(runtimes.NOT_ISOLATED) or ""
+                for sentence in filter(None, text.split("; ")):
+                    said.setdefault(sentence, []).append(node["metadata"]["name"])
+        return said
 
     def run(self) -> Sequence[Missed]:
         """Raise the cluster; what it returns was not reached in time. Raises UpError, and errors of the
@@ -461,19 +476,45 @@ def deployment_lacking(api: Api, namespace: str, name: str) -> str | None:
 
 
 @dataclass
-class ImageImport:
-    """Bringing images into one worker's containerd: as a goal's probe, called until it returns None."""
+class ImageGoal:
+    """Bringing images to one worker: as a goal's probe, called until it returns None."""
 
     run: Raise
     host: Host
     building: Building
     done: bool = False
-    _process: subprocess.Popen[str] | None = None
 
     def __call__(self) -> str | None:
         lacking = self._advance()
         self.done = lacking is None
         return lacking
+
+    @property
+    def logs(self) -> tuple[Path, ...]:
+        """Where to look when it is not reached."""
+        return ()
+
+    def _advance(self) -> str | None:
+        raise NotImplementedError
+
+
+@dataclass
+class ImageArchive(ImageGoal):
+    """The embedded runtime reads the archives themselves, which every host sees."""
+
+    def _advance(self) -> str | None:
+        return self.building.work.lacking()
+
+
+@dataclass
+class ImageImport(ImageGoal):
+    """containerd imports an archive by its own tool."""
+
+    _process: subprocess.Popen[str] | None = None
+
+    @property
+    def logs(self) -> tuple[Path, ...]:
+        return (self.run.state.log(self.host.name, "containerd"),)
 
     def _advance(self) -> str | None:
         if (lacking := self.building.work.lacking()) is not None:

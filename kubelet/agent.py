@@ -70,6 +70,8 @@ class Settings:
     external_cloud: bool = False  # --cloud-provider=external
     provider_id: str = ""
     certificates: Path = Path("/var/lib/kubelet/pki")  # --cert-dir
+    runtime_name: str = "containerd"
+    not_isolated: tuple[str, ...] = ()  # what the runtime does not keep apart, a sentence each
 
 
 class Source(Protocol):
@@ -111,6 +113,7 @@ class Kubelet:
             config.taints,
             settings.external_cloud,
             settings.provider_id,
+            settings.not_isolated,
         )
         self.allocatable = allocatable(self.spec, self.machine)
         self.node_facts = self._facts()
@@ -230,6 +233,7 @@ class Kubelet:
             clock=self.clock,
             tasks=self._tasks,
             host_ips=self.settings.node_ips,
+            runtime_name=self.settings.runtime_name,
         )
 
     def _facts(self) -> NodeFacts:
@@ -295,7 +299,8 @@ class Kubelet:
         await self._sweep_groups(self.workers.uids() - {uid})
 
     async def _sweep_groups(self, keep: set[str]) -> None:
-        await asyncio.to_thread(cgroups.sweep, self.node_facts.cgroup_root, keep)
+        if self.settings.config.cgroups_per_qos:
+            await asyncio.to_thread(cgroups.sweep, self.node_facts.cgroup_root, keep)
 
     def refusal(self, pod: Pod) -> tuple[str, str] | None:
         """Admission: the node stays, no pressure, only sysctls that are allowed, the resources must be there,
@@ -331,6 +336,8 @@ class Kubelet:
 
     async def prepare(self, pod: Pod, before: Pod | None = None) -> None:
         """The groups of all pods, of the tiers and of this pod, outermost first."""
+        if not self.settings.config.cgroups_per_qos:
+            return
         root = self.node_facts.cgroup_root.rstrip("/")
         groups = {
             f"{root}/kubepods/{tier}".rstrip("/"): figures

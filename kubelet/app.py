@@ -20,6 +20,9 @@ from kubelet.agent import Kubelet, Settings
 from kubelet.certificates import CertificateStore, obtain, renew, write_kubeconfig
 from kubelet.config import ConfigurationError, KubeletConfig, load
 from kubelet.cri.client import CriRuntime
+from kubelet.cri.port import Runtime
+from kubelet.embedded.runtime import NAME as EMBEDDED
+from kubelet.embedded.runtime import EmbeddedRuntime, parse_endpoint
 from kubelet.hollow import Herd, run_herd
 
 log = logging.getLogger(__name__)
@@ -141,11 +144,29 @@ async def serve_for_ever(settings: Settings, credentials: Credentials) -> None:
             serving.cancel()
 
 
+def open_runtime(settings: Settings) -> tuple[Runtime, Settings]:
+    """The runtime of the endpoint, and the settings with what it says of itself. Raises ValueError."""
+    endpoint = settings.config.runtime_endpoint
+    if not endpoint.startswith(f"{EMBEDDED}:"):
+        return CriRuntime(endpoint), settings
+    runtime = EmbeddedRuntime(*parse_endpoint(endpoint))
+    said = replace(settings, runtime_name=EMBEDDED, not_isolated=tuple(runtime.lacking()))
+    return runtime, said
+
+
+def say_what_is_not_isolated(settings: Settings, kubelet: Kubelet) -> None:
+    """In the log and as an event of the node; the node's annotation says it for as long as it is so."""
+    node = {"kind": "Node", "metadata": {"name": settings.node_name, "uid": settings.node_name}}
+    for sentence in settings.not_isolated:
+        log.warning("not isolated: %s", sentence)
+        kubelet.recorder.event(node, "Warning", "NotIsolated", sentence)
+
+
 async def serve(settings: Settings, kubeconfig: str) -> None:
     """Run the agent and its servers until cancelled."""
     from kubelet.server.app import run_servers
 
-    runtime = CriRuntime(settings.config.runtime_endpoint)
+    runtime, settings = open_runtime(settings)
     agent = f"kubelet/{settings.node_name}"
     try:
         async with (
@@ -153,6 +174,7 @@ async def serve(settings: Settings, kubeconfig: str) -> None:
             Background("kubelet") as tasks,
         ):
             kubelet = Kubelet(settings, client, runtime, RealClock(), tasks)
+            say_what_is_not_isolated(settings, kubelet)
             async with asyncio.TaskGroup() as group:
                 group.create_task(kubelet.run(), name="kubelet")
                 group.create_task(run_servers(kubelet), name="servers")

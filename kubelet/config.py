@@ -65,6 +65,7 @@ class KubeletConfig:
     log_max_size: str = "10Mi"
     log_max_files: int = 5
     shutdown_periods: tuple[Period, ...] = ()
+    cgroups_per_qos: bool = True
 
 
 def load(path: Path) -> KubeletConfig:
@@ -102,6 +103,7 @@ _PLAIN = {
     "serverTLSBootstrap": "server_tls_bootstrap",
     "containerLogMaxSize": "log_max_size",
     "containerLogMaxFiles": "log_max_files",
+    "cgroupsPerQOS": "cgroups_per_qos",
 }
 _DURATIONS = {
     "evictionPressureTransitionPeriod": "eviction_hold",
@@ -112,6 +114,7 @@ _DURATIONS = {
 _FIXED: dict[str, tuple[object, ...]] = {
     "cgroupDriver": ("cgroupfs",),
     "enableServer": (True,),
+    "enforceNodeAllocatable": (["pods"], []),
     "failSwapOn": (True, False),
     "readOnlyPort": (0,),
     "runtimeRequestTimeout": ("2m", "2m0s"),
@@ -155,6 +158,9 @@ def parse(document: Mapping[str, Any]) -> KubeletConfig:
         raise ConfigurationError(
             f"configMapAndSecretChangeDetectionStrategy: {values['change_detection']!r} is not supported"
         )
+    enforced = bool(document.get("enforceNodeAllocatable", ["pods"]))
+    if enforced != values.get("cgroups_per_qos", True):
+        raise ConfigurationError('enforceNodeAllocatable: must be ["pods"] with cgroupsPerQOS, [] without')
     return KubeletConfig(**values, shutdown_periods=_shutdown(document))
 
 

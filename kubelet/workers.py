@@ -115,6 +115,7 @@ class PodWorkers:
         clock: Clock,
         tasks: Background,
         host_ips: tuple[str, ...],
+        runtime_name: str = "containerd",
     ) -> None:
         self._cache = cache
         self._executor = executor
@@ -126,6 +127,7 @@ class PodWorkers:
         self._clock = clock
         self._tasks = tasks
         self._host_ips = host_ips
+        self._runtime_name = runtime_name
         self._work: dict[str, Work] = {}
 
     def uids(self) -> set[str]:
@@ -255,6 +257,7 @@ class PodWorkers:
         facts = Facts(
             now=self._clock.now(),
             host_ips=self._host_ips,
+            runtime_name=self._runtime_name,
             waiting=dict(work.waiting),
             ready=self._probes.ready(),
             started=self._probes.started(),

@@ -12,7 +12,7 @@ from deploy.chaos.targets import View
 from deploy.control import Control, HostDown
 from deploy.state import State
 from deploy.topology import Topology
-from deploy.units import TABLE
+from deploy.units import unit_names
 
 METRICS_PORT = 2381
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases"
@@ -44,7 +44,7 @@ class Lab:
         return self.topology.host(host).address
 
     def units(self, host: str) -> tuple[str, ...]:
-        return TABLE[self.topology.host(host).role]
+        return unit_names(self.topology, self.topology.host(host))
 
     def control(self, host: str) -> Control:
         """The host's supervisor."""

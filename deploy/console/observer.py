@@ -86,8 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--certificates", type=Path, required=True, help="directory with etcd-client.pem")
     parser.add_argument("endpoints", nargs="+")
     given = parser.parse_args(argv)
-    with linux.in_network(given.network):  # threads that a client starts are born here too
-        return tasks.run(lambda: _observe(given.endpoints, given.certificates))
+    linux.enter_network(given.network)  # threads that a client starts are born here too
+    return tasks.run(lambda: _observe(given.endpoints, given.certificates))
 
 
 if __name__ == "__main__":

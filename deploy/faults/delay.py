@@ -203,8 +203,8 @@ def main(argv: Sequence[str]) -> int:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as end:
         end.bind(_socket_name(name))
         end.listen(1)
-        with linux.in_network(namespace):
-            queue = open_queue()
+        linux.enter_network(namespace)
+        queue = open_queue()
         with queue:
             if os.fork() != 0:
                 return 0

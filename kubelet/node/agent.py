@@ -18,6 +18,7 @@ from kubelet.cache import RuntimeCache
 from kubelet.cri.port import Runtime, RuntimeFailure
 from kubelet.node.machine import Machine
 from kubelet.node.status import (
+    NOT_ISOLATED,
     NodeSpec,
     conditions,
     essence,
@@ -89,7 +90,12 @@ class NodeAgent:
             if error.code != 409:
                 raise
         metadata = wanted["metadata"]
-        patch = {"metadata": {"labels": metadata["labels"], "annotations": metadata["annotations"]}}
+        patch = {
+            "metadata": {
+                "labels": metadata["labels"],
+                "annotations": {NOT_ISOLATED: None, **metadata["annotations"]},
+            }
+        }
         return await self._client.patch(NODES, self._spec.name, patch, content_type=STRATEGIC)
 
     async def run(self) -> None:

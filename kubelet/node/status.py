@@ -17,6 +17,8 @@ DISK_FLOOR = 0.10  # nodefs.available<10%
 MAX_IMAGES = 50
 # The words between a kubelet with --cloud-provider=external and a cloud-controller-manager.
 PROVIDED_IP = "alpha.kubernetes.io/provided-node-ip"
+# What the embedded runtime does not keep apart, for whoever relies on the node.
+NOT_ISOLATED = "hardway.dev/not-isolated"
 UNINITIALIZED = {
     "key": "node.cloudprovider.kubernetes.io/uninitialized",
     "value": "true",
@@ -39,6 +41,7 @@ class NodeSpec:
     taints: Sequence[Mapping[str, Any]] = ()
     external_cloud: bool = False  # a cloud-controller-manager says what the cloud knows of this node
     provider_id: str = ""
+    not_isolated: Sequence[str] = ()
 
 
 def node_object(spec: NodeSpec, machine: Machine) -> Object:
@@ -51,6 +54,8 @@ def node_object(spec: NodeSpec, machine: Machine) -> Object:
         "beta.kubernetes.io/arch": machine.architecture,
     }
     annotations = {"volumes.kubernetes.io/controller-managed-attach-detach": "true"}
+    if spec.not_isolated:
+        annotations[NOT_ISOLATED] = "; ".join(spec.not_isolated)
     taints = [dict(taint) for taint in spec.taints]
     if spec.external_cloud:
         annotations[PROVIDED_IP] = ",".join(spec.ips)

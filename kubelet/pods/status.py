@@ -58,6 +58,7 @@ class Facts:
     """Nothing of the pod runs any more, and nothing will."""
     given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By container id: the resources that it holds now."""
+    runtime_name: str = "containerd"
     resize: tuple[str, str, str] | None = None
     """Condition type, reason and message while a resize waits or is under way."""
 
@@ -112,22 +113,22 @@ def pod_ips(spec: Mapping[str, Any], view: PodView, host_ips: tuple[str, ...]) -
     return view.sandbox.ips if view.sandbox else ()
 
 
-def _terminated(container: ContainerView) -> Status:
+def _terminated(container: ContainerView, facts: Facts) -> Status:
     reason = container.reason or ("Completed" if container.exit_code == 0 else "Error")
     state: Status = {
         "exitCode": container.exit_code,
         "reason": reason,
         "startedAt": stamp(container.started_at or container.created_at) if container.created_at else None,
         "finishedAt": stamp(container.finished_at) if container.finished_at else None,
-        "containerID": container_id(container),
+        "containerID": container_id(container, facts),
     }
     if container.message:
         state["message"] = container.message
     return {"terminated": state}
 
 
-def container_id(container: ContainerView) -> str:
-    return f"containerd://{container.id}"
+def container_id(container: ContainerView, facts: Facts) -> str:
+    return f"{facts.runtime_name}://{container.id}"
 
 
 def _container_status(
@@ -154,9 +155,9 @@ def _container_status(
         elif name in facts.waiting:
             status["state"] = {"waiting": _waiting(facts.waiting[name])}
         return status
-    status["containerID"] = container_id(current)
+    status["containerID"] = container_id(current, facts)
     if previous is not None and previous.state == EXITED:
-        status["lastState"] = _terminated(previous)
+        status["lastState"] = _terminated(previous, facts)
     if current.state == RUNNING:
         _while_running(status, container, current, facts, init=init)
     elif current.state == EXITED:
@@ -173,7 +174,7 @@ def _ephemeral_status(
     status = _container_status(pod, container, view, replace(facts, finished=False), init=False)
     current = view.latest(container["name"])
     if current is not None and current.state == EXITED:
-        status |= {"state": _terminated(current), "lastState": {}}
+        status |= {"state": _terminated(current, facts), "lastState": {}}
     del status["started"]
     return {**status, "ready": False, "restartCount": 0}
 
@@ -210,7 +211,7 @@ def _after_exit(
     """An ended container shows its end; one that rests before a restart shows why it waits, its end as last
     state.
     """
-    status["state"] = _terminated(current)
+    status["state"] = _terminated(current, facts)
     if init and not restartable(container) and current.exit_code == 0:
         status["ready"] = True
         return

@@ -39,7 +39,7 @@ def test_every_file_that_a_file_names_is_provided(tmp_path: Path) -> None:
     inventory = layout.generate(tmp_path, LAB.cluster_names())
     worker = LAB.host("worker-0")
     provided = {*files_for(LAB, worker, MACHINE), *inventory.host_files("worker-0")}
-    kubelet = yaml.safe_load(configs.kubelet_config(LAB))
+    kubelet = yaml.safe_load(configs.kubelet_config(LAB, MACHINE))
     named = [kubelet["tlsCertFile"], kubelet["tlsPrivateKeyFile"], kubelet["resolvConf"]]
     named.append(kubelet["authentication"]["x509"]["clientCAFile"])
     named.append(yaml.safe_load(configs.kube_proxy_config(LAB))["clientConnection"]["kubeconfig"])

@@ -92,10 +92,7 @@ class Lab:
 
     def ask(self, asker: str, address: str) -> str:
         """What the server at `address` says to a client on the host `asker`."""
-        with (
-            linux.in_network(f"/proc/{self.control(asker).pid()}/ns/net"),
-            socket.create_connection((address, 80), timeout=1) as connection,
-        ):
+        with probes.dial(f"/proc/{self.control(asker).pid()}/ns/net", address, 80) as connection:
             return connection.recv(100).decode()
 
     def inside(self, name: str, *command: str) -> str:

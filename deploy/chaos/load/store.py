@@ -421,9 +421,9 @@ def parse(argv: Sequence[str]) -> tuple[Plan, str]:
 def main(argv: Sequence[str]) -> int:
     """Enter the namespace before any thread or channel exists, work, write the file."""
     plan, namespace = parse(argv)
-    with linux.in_network(namespace):
-        load = Load(plan)
-        history = asyncio.run(load.run())
+    linux.enter_network(namespace)
+    load = Load(plan)
+    history = asyncio.run(load.run())
     document = {
         "history": to_json(history),
         "samples": load.recorder.samples,

@@ -1,0 +1,146 @@
+"""How a process becomes a container's: namespaces, groups, identity, program. Standard library only.
+
+A process specification is the JSON that `kubelet.embedded.spec` writes:
+
+    spaces    {"net"|"ipc"|"uts"|"pid": path of a namespace to enter, "" for a fresh one, null for the host's}
+    hostname  of a fresh UTS namespace         sysctls  of the fresh namespaces
+    cgroups   files to write the process' number to
+    root      see `root.build`
+    process   argv, env, cwd, uid, gid, groups, capabilities (kept numbers), no_new_privs, oom_score_adj,
+              watched (dies with the process that started it)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import struct
+import termios
+from typing import Any, NoReturn
+
+from kubelet.embedded import detach, root
+from kubelet.embedded import syscalls as sys_
+
+SPACES = {
+    "net": sys_.CLONE_NEWNET,
+    "ipc": sys_.CLONE_NEWIPC,
+    "uts": sys_.CLONE_NEWUTS,
+    "pid": sys_.CLONE_NEWPID,
+}
+LAST_CAPABILITY = 63
+COMMAND_NOT_FOUND = 127
+NOT_EXECUTABLE = 126
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 1
+
+
+class CannotStart(Exception):
+    """The program cannot be run in there; the text is for the container's status."""
+
+
+def join_groups(files: list[str]) -> None:
+    """Move this process into its control groups. One that is gone means that the pod is being removed."""
+    for name in files:
+        with open(name, "w") as file:
+            file.write("0")  # the writer itself, in whatever PID namespace
+
+
+def enter_spaces(spaces: dict[str, str | None]) -> None:
+    """Enter or make the namespaces; that of processes holds for children only."""
+    fresh = 0
+    for kind, flag in SPACES.items():
+        path = spaces.get(kind)
+        if path:
+            sys_.join(path)
+        elif path == "":
+            fresh |= flag
+    if fresh:
+        sys_.unshare(fresh)
+
+
+def prepare_spaces(spec: dict[str, Any]) -> None:
+    """Give fresh namespaces what they need: a name, a loopback that is up, sysctls."""
+    if spec["spaces"].get("uts") == "" and spec["hostname"]:
+        sys_.sethostname(spec["hostname"])
+    if spec["spaces"].get("net") == "":
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", _IFF_UP))
+    for name, value in spec["sysctls"].items():
+        with open("/proc/sys/" + name.replace(".", "/"), "w") as file:
+            file.write(value)
+
+
+def own_terminal() -> None:
+    """Make standard input, a terminal, the one that controls this session."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def confine(about: dict[str, Any]) -> None:
+    """Give up what the container must not have: capabilities, then the user's identity."""
+    if about["oom_score_adj"] is not None:
+        # Lower than the present one needs CAP_SYS_RESOURCE.
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write(str(about["oom_score_adj"]))
+    kept = about["capabilities"]
+    if kept is not None:
+        for number in range(LAST_CAPABILITY + 1):
+            if number not in kept:
+                with contextlib.suppress(OSError):  # beyond the last that this kernel has
+                    sys_.control(sys_.PR_CAPBSET_DROP, number)
+    if about["groups"] is not None:
+        os.setgroups(about["groups"])
+    if about["gid"] is not None:
+        os.setresgid(about["gid"], about["gid"], about["gid"])
+    if about["uid"] is not None:
+        os.setresuid(about["uid"], about["uid"], about["uid"])
+    if about["no_new_privs"]:
+        sys_.control(sys_.PR_SET_NO_NEW_PRIVS, 1)
+
+
+def program(name: str, path: str) -> str:
+    """The file that `name` means on this search path. Raises `CannotStart` in the words of runc."""
+    if "/" in name:
+        if not os.path.exists(name):
+            raise CannotStart(f'exec: "{name}": stat {name}: no such file or directory')
+        return name
+    for folder in path.split(":"):
+        found = os.path.join(folder or ".", name)
+        if os.path.isfile(found) and os.access(found, os.X_OK):
+            return found
+    raise CannotStart(f'exec: "{name}": executable file not found in $PATH')
+
+
+def execute(about: dict[str, Any]) -> NoReturn:
+    """Become the program. Raises `CannotStart`."""
+    try:
+        os.makedirs(about["cwd"], exist_ok=True)
+        os.chdir(about["cwd"])
+    except OSError as error:
+        raise CannotStart(f'chdir to cwd ("{about["cwd"]}"): {error.strerror}') from error
+    confine(about)
+    if about["watched"]:
+        # Only now: a change of identity forgets it (prctl(2)).
+        sys_.control(sys_.PR_SET_PDEATHSIG, signal.SIGKILL)
+    environment = dict(entry.split("=", 1) for entry in about["env"] if "=" in entry)
+    found = program(about["argv"][0], environment.get("PATH", ""))
+    for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    os.umask(0o022)
+    try:
+        os.execve(found, about["argv"], environment)
+    except OSError as error:
+        raise CannotStart(f'exec: "{about["argv"][0]}": {error.strerror}') from error
+
+
+def become(spec: dict[str, Any], keep: set[int]) -> NoReturn:
+    """The life of a container's first process before its program. Raises OSError, `CannotStart`."""
+    detach.forget_descriptors(keep)
+    join_groups(spec["cgroups"])
+    enter_spaces({kind: path for kind, path in spec["spaces"].items() if kind != "pid"})
+    sys_.unshare(sys_.CLONE_NEWNS)
+    prepare_spaces(spec)
+    root.build(spec["root"])
+    execute(spec["process"])
