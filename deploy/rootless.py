@@ -89,12 +89,13 @@ def _read(path: str) -> str | None:
 
 def forbidden() -> str | None:
     """Why there can be no lab without root on this machine; None when there can."""
+    uid, gid = os.geteuid(), os.getegid()  # in a user namespace without a map one is nobody
     pid = os.fork()
     if pid == 0:
         code = 0
         try:
             linux.unshare(linux.CLONE_NEWUSER)
-            _write_maps(os.geteuid(), os.getegid())
+            _write_maps(uid, gid)
             linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWNET)
             linux.mount("none", "/", flags=linux.MS_REC | linux.MS_PRIVATE)
             linux.mount("tmpfs", "/tmp", "tmpfs")
@@ -259,6 +260,11 @@ def _hold(lock: Path, report: int) -> None:
         linux.mount("none", "/", flags=linux.MS_REC | linux.MS_PRIVATE)
         linux.mount("proc", "/proc", "proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
         linux.mount("tmpfs", "/run", "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=755")
+        # Before the lock is taken: closing any descriptor of a file gives up the process' locks on it.
+        for number in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208 - numbers, not paths
+            if number > 2 and number != report:
+                with contextlib.suppress(OSError):
+                    os.close(number)
         held = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
         fcntl.lockf(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         linux.set_process_name("hardway-rootless")
@@ -267,8 +273,7 @@ def _hold(lock: Path, report: int) -> None:
         os.write(report, b"ready")
         for number in (0, 1, 2):
             os.dup2(null, number)
-        os.closerange(3, held)
-        os.closerange(held + 1, 4096)
+        os.close(report)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         while True:
             signal.sigwaitinfo({signal.SIGCHLD})

@@ -10,10 +10,10 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-import os
 import platform
 import shutil
 import tarfile
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +121,8 @@ class ImageStore:
 
     def __init__(self, root: Path, archives: Path) -> None:
         self.root, self.archives = root, archives
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._unpacking = threading.Lock()  # calls come from several threads
         self._read: dict[Path, tuple[tuple[int, int], list[LocalImage]]] = {}
 
     def present(self) -> list[LocalImage]:
@@ -154,10 +156,14 @@ class ImageStore:
 
     def tree(self, image: LocalImage) -> Path:
         """The image's file tree, unpacked whole or not at all. Raises `RuntimeFailure`."""
-        place = self._place(image)
-        if place.exists():
+        with self._unpacking:
+            place = self._place(image)
+            if not place.exists():
+                self._unpack_all(image, place)
             return place
-        unfinished = place.with_name(f"{place.name}.{os.getpid()}.part")
+
+    def _unpack_all(self, image: LocalImage, place: Path) -> None:
+        unfinished = place.with_name(f"{place.name}.part")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         try:
@@ -167,10 +173,7 @@ class ImageStore:
             unfinished.rename(place)
         except (OSError, tarfile.TarError, EOFError) as error:
             shutil.rmtree(unfinished, ignore_errors=True)
-            if place.exists():
-                return place
             raise RuntimeFailure(f"failed to unpack image {image.id}: {error}") from error
-        return place
 
     def _unpack(self, layout: _Layout, layer: Mapping[str, Any], target: Path) -> None:
         kind = str(layer["mediaType"])

@@ -11,6 +11,7 @@ import contextlib
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,6 +64,7 @@ class EmbeddedRuntime:
         self._tasks = Background(NAME)
         self._streams: StreamServer | None = None
         self._names: set[str] = set()
+        self._making_pause = threading.Lock()  # pods are made by several threads
 
     # -- about itself
 
@@ -163,13 +165,13 @@ class EmbeddedRuntime:
     def _pause_tree(self) -> Path:
         """The almost empty tree of holders: busybox, which the lab's images are made of as well."""
         place = self.root / "pause"
-        if not place.exists():
-            if not BUSYBOX.exists():
-                raise RuntimeFailure(f"{BUSYBOX} is absent: install package busybox-static")
-            unfinished = place.with_name(f"pause.{os.getpid()}.part")
-            (unfinished / "bin").mkdir(parents=True, exist_ok=True)
-            shutil.copy(BUSYBOX, unfinished / "bin" / "busybox")
-            with contextlib.suppress(OSError):
+        with self._making_pause:
+            if not place.exists():
+                if not BUSYBOX.exists():
+                    raise RuntimeFailure(f"{BUSYBOX} is absent: install package busybox-static")
+                unfinished = place.with_name("pause.part")
+                (unfinished / "bin").mkdir(parents=True, exist_ok=True)
+                shutil.copy(BUSYBOX, unfinished / "bin" / "busybox")
                 unfinished.rename(place)
         return place
 
