@@ -1,7 +1,8 @@
 """The program that runs a command in a running container: `enter <descriptor of a specification>`.
 
-Its standard descriptors are the command's. Its exit status is the command's, 128 and the signal's number
-when a signal ended it; it takes the command along when it is killed. Standard library only.
+Its standard descriptors are the command's, unless `terminal` names the socket that takes our end of a new
+one. Its exit status is the command's, 128 and the signal's number when a signal ended it; it takes the command
+along when it is killed. Standard library only.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ def _command(spec: dict[str, Any]) -> NoReturn:
     code = process.COMMAND_NOT_FOUND
     try:
         os.setsid()
-        if spec["tty"]:
-            process.own_terminal()
+        if spec["terminal"] is not None:
+            process.new_terminal(spec["terminal"], spec["process"]["uid"])
         process.execute(spec["process"])
     except (OSError, process.CannotStart) as error:
         if isinstance(error, OSError) or "not found" not in str(error):
@@ -37,7 +38,8 @@ def main() -> NoReturn:
     """Run with the number of an open file that holds the specification."""
     with os.fdopen(int(sys.argv[1]), "rb") as file:
         spec = json.load(file)
-    detach.forget_descriptors(set())
+    terminal = spec["terminal"]
+    detach.forget_descriptors(set() if terminal is None else {terminal})
     process.join_groups(spec["cgroups"])
     for path in spec["enter"]:
         sys_.join(path)
@@ -46,6 +48,8 @@ def main() -> NoReturn:
         _command(spec)
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, lambda number, frame: os.kill(pid, number))
+    if terminal is not None:
+        os.close(terminal)
     null = os.open("/dev/null", os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)  # whoever reads must see the end when the command ends

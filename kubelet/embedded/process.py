@@ -35,6 +35,8 @@ COMMAND_NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1
+_TIOCGPTN = 0x80045430  # ioctl_tty(2)
+_TIOCSPTLCK = 0x40045431
 
 
 class CannotStart(Exception):
@@ -73,8 +75,21 @@ def prepare_spaces(spec: dict[str, Any]) -> None:
             file.write(value)
 
 
-def own_terminal() -> None:
-    """Make standard input, a terminal, the one that controls this session."""
+def new_terminal(channel: int, uid: int | None) -> None:
+    """Make a terminal of the container's own (its /dev/pts), be controlled by it, and send our end of it
+    through the socket `channel`.
+    """
+    ours = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    fcntl.ioctl(ours, _TIOCSPTLCK, struct.pack("i", 0))
+    (number,) = struct.unpack("i", fcntl.ioctl(ours, _TIOCGPTN, bytes(4)))
+    theirs = os.open(f"/dev/pts/{number}", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    if uid is not None:
+        os.fchown(theirs, uid, -1)
+    with socket.socket(fileno=channel) as sock:
+        socket.send_fds(sock, [b"t"], [ours])
+    os.close(ours)
+    for standard in (0, 1, 2):
+        os.dup2(theirs, standard)
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
@@ -135,12 +150,16 @@ def execute(about: dict[str, Any]) -> NoReturn:
         raise CannotStart(f'exec: "{about["argv"][0]}": {error.strerror}') from error
 
 
-def become(spec: dict[str, Any], keep: set[int]) -> NoReturn:
-    """The life of a container's first process before its program. Raises OSError, `CannotStart`."""
-    detach.forget_descriptors(keep)
+def become(spec: dict[str, Any], keep: set[int], terminal: int | None = None) -> NoReturn:
+    """The life of a container's first process before its program; `terminal` is the socket that takes our end
+    of its terminal, if it shall have one. Raises OSError, `CannotStart`.
+    """
+    detach.forget_descriptors(keep if terminal is None else keep | {terminal})
     join_groups(spec["cgroups"])
     enter_spaces({kind: path for kind, path in spec["spaces"].items() if kind != "pid"})
     sys_.unshare(sys_.CLONE_NEWNS)
     prepare_spaces(spec)
     root.build(spec["root"])
+    if terminal is not None:
+        new_terminal(terminal, spec["process"]["uid"])
     execute(spec["process"])

@@ -459,7 +459,7 @@ class EmbeddedRuntime:
         return {
             "enter": [f"/proc/{container.pid}/ns/{kind}" for kind in kinds],
             "cgroups": made["cgroups"],
-            "tty": tty,
+            "terminal": None,
             "process": {
                 **made["process"],
                 "argv": argv,

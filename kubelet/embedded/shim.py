@@ -67,11 +67,9 @@ class Shim:
     def standard(self) -> tuple[int, int, int]:
         """Make the descriptors of the container; ours are registered."""
         if self.spec["tty"]:
-            ours, theirs = os.openpty()
-            self._output(ours, STDOUT)
-            self.input = ours
-            self.ours = [theirs]
-            return theirs, theirs, theirs
+            null = os.open("/dev/null", os.O_RDWR)
+            self.ours = [null]
+            return null, null, null
         out, out_theirs = os.pipe()
         err, err_theirs = os.pipe()
         self._output(out, STDOUT)
@@ -95,18 +93,22 @@ class Shim:
         """Start the container; why it did not start, or nothing."""
         process.enter_spaces({"pid": self.spec["spaces"]["pid"]})
         standard = self.standard()
+        ours, theirs = socket.socketpair()
 
         def become(keep: set[int]) -> NoReturn:
             os.setsid()
             for number, descriptor in enumerate(standard):
                 os.dup2(descriptor, number)
-            if self.spec["tty"]:
-                process.own_terminal()
-            process.become(self.spec, keep)
+            process.become(self.spec, keep, theirs.fileno() if self.spec["tty"] else None)
 
         self.pid, problem = detach.first_process(become, set())
         for descriptor in self.ours:
             os.close(descriptor)
+        theirs.close()
+        with ours:
+            if self.spec["tty"] and not problem:
+                (self.input,) = socket.recv_fds(ours, 1, 1)[1]
+                self._output(self.input, STDOUT)
         return problem
 
     def open_log(self) -> None:

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import secrets
+import socket
 import struct
 import termios
 import time
@@ -30,6 +31,7 @@ from kubelet.server.remote import SPDY_PROTOCOL, SUCCESS, Pipe, Wanted, accept_s
 
 VALID = 60.0  # seconds between asking for an address and using it
 OFFERS = 1000
+TERMINAL_WAIT = 30.0  # seconds until a command has made its terminal
 CHUNK = 32 * 1024
 HEADERS = (
     "HTTP/1.1 101 Switching Protocols\r\nUpgrade: SPDY/3.1\r\nConnection: Upgrade\r\n"
@@ -138,11 +140,11 @@ async def _serve(session: Session, offer: Offer) -> None:
         await asyncio.sleep(5)
 
 
-async def _spawn(document: dict[str, object], **standard: Any) -> asyncio.subprocess.Process:
+async def _spawn(document: dict[str, object], *more: int, **standard: Any) -> asyncio.subprocess.Process:
     descriptor = specification(document)
     try:
         return await asyncio.create_subprocess_exec(
-            *program("enter", str(descriptor)), pass_fds=(descriptor,), **standard
+            *program("enter", str(descriptor)), pass_fds=(descriptor, *more), **standard
         )
     finally:
         os.close(descriptor)
@@ -238,12 +240,15 @@ class Terminal:
 
 
 async def _run_in_terminal(document: dict[str, object], pipes: Pipes) -> bytes:
-    ours, theirs = os.openpty()
-    terminal = Terminal(ours)
-    try:
-        process = await _spawn(document, stdin=theirs, stdout=theirs, stderr=theirs)
-    finally:
-        os.close(theirs)
+    none = asyncio.subprocess.DEVNULL
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            given = {**document, "terminal": theirs.fileno()}
+            process = await _spawn(given, theirs.fileno(), stdin=none, stdout=none, stderr=none)
+        terminal = await _receive(ours)
+    if terminal is None:
+        return exit_status(await process.wait())
     try:
         async with asyncio.TaskGroup() as group:
             inputs = [group.create_task(_resize(pipes["resize"], terminal.resize))]
@@ -260,8 +265,18 @@ async def _run_in_terminal(document: dict[str, object], pipes: Pipes) -> bytes:
         if process.returncode is None:
             process.kill()
             await process.wait()
-        os.close(ours)
+        os.close(terminal.descriptor)
     return exit_status(code)
+
+
+async def _receive(sock: socket.socket) -> Terminal | None:
+    """Our end of the terminal that the command made for itself; None when it ended before."""
+    sock.settimeout(TERMINAL_WAIT)
+    try:
+        descriptors = (await asyncio.to_thread(socket.recv_fds, sock, 1, 1))[1]
+    except TimeoutError:
+        return None
+    return Terminal(descriptors[0]) if descriptors else None
 
 
 async def _type(source: Pipe, terminal: Terminal) -> None:
