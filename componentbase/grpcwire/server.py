@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self, cast
+from typing import Any, Final, Protocol, Self, cast
 
 from componentbase import tlsutil
 from componentbase.grpcwire import frames, rpc
@@ -30,24 +30,60 @@ log = logging.getLogger(__name__)
 _GREETING_SECONDS: Final = 20.0
 _CLOSING_SECONDS: Final = 0.5  # for the other side to take what is written, and to say goodbye
 _DEADLINE_STEP: Final = 0.1
+_TELLING: Final = 3  # bytes of the preface that no request line of HTTP/1.1 begins with
 _KEEPALIVE_STEP: Final = 5.0
 _HIGH_WATER: Final = 256 << 10  # bytes of one connection that wait, above which nothing more is read from it
 _STREAM_HIGH_WATER: Final = 64 << 10
 _MAX_UNSENT: Final = 256 << 20  # a client that asks for so much and reads nothing is cut off
 
 
+class Caller(Protocol):
+    """Who calls, as a handler sees it."""
+
+    @property
+    def metadata(self) -> rpc.Metadata:
+        """What the client sent along."""
+
+    @property
+    def common_name(self) -> str:
+        """Of the client's certificate, if it showed one that verified; else empty."""
+
+
+class Conversation(Caller, Protocol):
+    """A call of many messages, as a handler sees it."""
+
+    on_room: Callable[[], None] | None
+    """Called when a client that was slow has room again."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the client keeps up, so that more may be sent."""
+
+    async def read(self) -> bytes | None:
+        """The client's next message; None when it has said all."""
+
+    def stop_reading(self) -> None:
+        """Let `read` say that the client has said all, from outside of the handler."""
+
+    def send(self, message: bytes) -> None:
+        """Send one message without waiting."""
+
+    async def write(self, message: bytes) -> None:
+        """Send one message, when the client has room for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Unary:
     """One message in, one out."""
 
-    handler: Callable[[bytes, Call], Awaitable[bytes]]
+    handler: Callable[[bytes, Caller], Awaitable[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
 class Streaming:
     """Any number of messages either way. Returning ends the call with OK."""
 
-    handler: Callable[[StreamCall], Awaitable[None]]
+    handler: Callable[[Conversation], Awaitable[None]]
 
 
 Method = Unary | Streaming
@@ -66,12 +102,12 @@ class Call:
 
     @property
     def metadata(self) -> rpc.Metadata:
-        """What the client sent along."""
+        """See `Caller`."""
         return self.request.metadata
 
     @property
     def common_name(self) -> str:
-        """Of the client's certificate, if it showed one that verified; else empty."""
+        """See `Caller`."""
         return self.connection.common_name
 
     def on_headers(self, fields: Fields) -> None:
@@ -130,7 +166,7 @@ def _status_of(error: Exception, path: str) -> tuple[Code, str]:
 
 
 class StreamCall(Call):
-    """A call of many messages. Reading gives the client's window back; writing waits while the client is
+    """A `Conversation` over HTTP/2. Reading gives the client's window back; writing waits while the client is
     slow. Who must not wait looks at `has_room` and leaves a callback in `on_room`.
     """
 
@@ -159,7 +195,7 @@ class StreamCall(Call):
         _wake(self._writing)
 
     async def read(self) -> bytes | None:
-        """The client's next message; None when it has said all."""
+        """See `Conversation`."""
         while not self._inbox:
             if self._ended:
                 return None
@@ -172,17 +208,17 @@ class StreamCall(Call):
         return message
 
     def stop_reading(self) -> None:
-        """Let `read` say that the client has said all, from outside of the handler."""
+        """See `Conversation`."""
         self._inbox.clear()
         self.on_end()
 
     @property
     def has_room(self) -> bool:
-        """Whether the client keeps up, so that more may be sent."""
+        """See `Conversation`."""
         return self.connection.writable and self.stream.pending_bytes < _STREAM_HIGH_WATER
 
     def send(self, message: bytes) -> None:
-        """Send one message without waiting."""
+        """See `Conversation`."""
         core, stream = self.connection.core, self.stream
         core.spoke = True
         if not stream.headers_sent:
@@ -191,7 +227,7 @@ class StreamCall(Call):
         self.connection.schedule()
 
     async def write(self, message: bytes) -> None:
-        """Send one message, when the client has room for it."""
+        """See `Conversation`."""
         while not self.has_room:
             self._writing = asyncio.get_running_loop().create_future()
             await self._writing
@@ -232,6 +268,7 @@ class _Accepted(asyncio.Protocol):
         self._guard = PingGuard(server.keepalive.min_time)
         self._scheduled = False
         self._name: str | None = None
+        self._unknown: bytearray | None = None  # the first bytes of who has not said what it speaks
         self._greeting = self.loop.call_later(_GREETING_SECONDS, self.abort)
 
     # -- asyncio.Protocol
@@ -242,7 +279,11 @@ class _Accepted(asyncio.Protocol):
         self.server.connections.add(self)
         if not self.server.serving:
             self.abort()
-        self.flush()
+        tls = transport.get_extra_info("ssl_object")
+        if self.server.other is not None and (tls is None or tls.selected_alpn_protocol() != "h2"):
+            self._unknown = bytearray()
+        else:
+            self.flush()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._greeting.cancel()
@@ -252,10 +293,29 @@ class _Accepted(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.watchdog.heard(self.loop.time())
+        if self._unknown is not None:
+            self._unknown += data
+            if len(self._unknown) < _TELLING:
+                return
+            data, self._unknown = bytes(self._unknown), None
+            if not data.startswith(frames.PREFACE[:_TELLING]):
+                self._hand_over(data)
+                return
         self.core.receive(data)
         if self.core.settled:
             self._greeting.cancel()
         self.flush()
+
+    def _hand_over(self, data: bytes) -> None:
+        """The client speaks the other protocol."""
+        assert self._transport is not None and self.server.other is not None
+        transport, self._transport = self._transport, None
+        self._greeting.cancel()
+        self.server.lost(self)
+        other = self.server.other()
+        transport.set_protocol(other)
+        other.connection_made(transport)
+        other.data_received(data)
 
     def pause_writing(self) -> None:
         """The client does not read: it is not read from."""
@@ -373,7 +433,7 @@ _DRAIN_PING: Final = b"draining"
 
 class Server:
     """Serves `methods` (full path to method). An asynchronous context manager: leaving it stops gracefully,
-    within `grace` seconds.
+    within `grace` seconds. `other` makes the protocol for clients that do not speak HTTP/2.
     """
 
     def __init__(
@@ -383,8 +443,9 @@ class Server:
         limits: Limits | None = None,
         keepalive: Keepalive | None = None,
         grace: float = 0.5,
+        other: Callable[[], asyncio.Protocol] | None = None,
     ) -> None:
-        self.methods = methods
+        self.methods, self.other = methods, other
         self.limits, self.keepalive = limits or Limits(), keepalive or Keepalive()
         self.connections: set[_Accepted] = set()
         self.calls: dict[Call, float] = {}  # those with a deadline, by loop time
@@ -409,9 +470,12 @@ class Server:
         await self._tasks.__aexit__(None, None, None)
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
-        """Accept connections; the port. `tls` is changed to offer h2. Raises OSError."""
+        """Accept connections; the port. `tls` is changed to offer h2. Raises OSError.
+
+        Who would take HTTP/1.1 as well as h2 is no client of gRPC, and gets HTTP/1.1 if it is served.
+        """
         if tls is not None:
-            tls.set_alpn_protocols(["h2"])
+            tls.set_alpn_protocols(["http/1.1", "h2"] if self.other is not None else ["h2"])
         loop = asyncio.get_running_loop()
         listener = await loop.create_server(
             lambda: _Accepted(self), host or None, port, ssl=tls, backlog=1024

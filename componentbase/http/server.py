@@ -172,6 +172,26 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
+class Connections:
+    """HTTP/1.1 on connections that somebody else accepts, and the requests under way on them."""
+
+    def __init__(self, app: Any, keep_alive: int = KEEP_ALIVE) -> None:
+        self._config, self._state = _config(app, keep_alive), ServerState()
+
+    def protocol(self) -> asyncio.Protocol:
+        """For one new connection."""
+        loop = asyncio.get_running_loop()
+        return Protocol(config=self._config, server_state=self._state, app_state={}, _loop=loop)
+
+    async def run(self) -> None:
+        """Keep the Date of answers right, until cancelled."""
+        await _refresh_date(self._state)
+
+    async def end(self, grace: float = 5.0) -> None:
+        """Close idle connections, give requests `grace` seconds, then cancel them."""
+        await _drain(self._state, grace)
+
+
 async def serve(
     app: Any,
     *,
@@ -191,11 +211,9 @@ async def serve(
     closes.
     """
     sock = sock if sock is not None else listen(host, port)
-    config = _config(app, keep_alive)
-    state = ServerState()
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(
-        lambda: Protocol(config=config, server_state=state, app_state={}, _loop=loop),
+    connections = Connections(app, keep_alive)
+    server = await asyncio.get_running_loop().create_server(
+        connections.protocol,
         sock=sock,
         backlog=2048,
         ssl=ssl_context,
@@ -204,10 +222,10 @@ async def serve(
     try:
         if on_listening is not None:
             on_listening(sock.getsockname()[1])
-        await _refresh_date(state)
+        await connections.run()
     finally:
         server.close()
-        await _drain(state, shutdown_grace)
+        await connections.end(shutdown_grace)
 
 
 def _config(app: Any, keep_alive: int) -> Config:

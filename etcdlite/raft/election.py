@@ -97,8 +97,13 @@ def _may_lead(raft: Raft, message: m.PreVoteRequest | m.VoteRequest) -> bool:
     applied the change (`replication.maybe_commit`). Safe, then: a majority of the old members less the
     removed one meets every majority of the new, so somebody else objects if the candidate lacks a committed
     entry.
+
+    Where only the candidate is left, no tail matters: nothing was committed without it, neither by the two of
+    them nor by itself alone. It may lack what it sent out as the leader and lost before its own disk had it.
     """
     log = raft.log
+    if raft.removed and raft.conf.voters == {message.sender}:
+        return True
     if raft.removed:
         floor = max(log.committed, log.first_of_last_term())
         return (message.last_term, message.last_index) >= (log.term(floor), floor)

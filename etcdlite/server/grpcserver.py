@@ -17,9 +17,7 @@ from urllib.parse import urlsplit
 from google.protobuf.message import DecodeError
 
 from componentbase import tlsutil
-from componentbase.grpcwire.connection import Limits
-from componentbase.grpcwire.keepalive import Keepalive
-from componentbase.grpcwire.server import Call, Method, Server, StreamCall, Streaming, Unary
+from componentbase.grpcwire.server import Caller, Conversation, Method, Server, Streaming, Unary
 from componentbase.grpcwire.status import Code, RpcError
 from etcdlite.mvcc.errors import StoreError
 from etcdlite.pb import health_pb2, rpc_pb2, v3election_pb2, v3lock_pb2
@@ -64,14 +62,14 @@ class _Gate:
     def __init__(self, member: Member, *, trust_certificates: bool) -> None:
         self._member, self._trust_certificates = member, trust_certificates
 
-    def enter(self, method: str, request: Any, call: Call) -> None:
+    def enter(self, method: str, request: Any, call: Caller) -> None:
         """Raises NotSupportedForLearner."""
         if self._member.machine.auth.enabled:
             credentials.set(self._credentials(call))
         if self._member.is_learner and not _learners_too(method, request):
             raise errors.NotSupportedForLearner
 
-    def _credentials(self, call: Call) -> Credentials:
+    def _credentials(self, call: Caller) -> Credentials:
         metadata = dict(call.metadata)
         token = metadata.get("token") or metadata.get("authorization") or ""
         name = call.common_name if self._trust_certificates and not token else ""
@@ -97,7 +95,7 @@ def _decode(request_type: Any, message: bytes) -> Any:
 
 
 def _unary(gate: _Gate, name: str, method: UnaryMethod, request_type: Any) -> Unary:
-    async def handle(message: bytes, call: Call) -> bytes:
+    async def handle(message: bytes, call: Caller) -> bytes:
         request = _decode(request_type, message)
         try:
             gate.enter(name, request, call)
@@ -111,7 +109,7 @@ def _unary(gate: _Gate, name: str, method: UnaryMethod, request_type: Any) -> Un
 def _server_stream(
     gate: _Gate, name: str, method: Callable[[Any], AsyncIterator[bytes]], request_type: Any
 ) -> Streaming:
-    async def handle(call: StreamCall) -> None:
+    async def handle(call: Conversation) -> None:
         request = _decode(request_type, await call.read() or b"")
         try:
             gate.enter(name, request, call)
@@ -127,11 +125,11 @@ def _server_stream(
 def _streams(
     gate: _Gate, name: str, method: Callable[[AsyncIterator[Any]], AsyncIterator[bytes]], request_type: Any
 ) -> Streaming:
-    async def requests(call: StreamCall) -> AsyncIterator[Any]:
+    async def requests(call: Conversation) -> AsyncIterator[Any]:
         while (message := await call.read()) is not None:
             yield _decode(request_type, message)
 
-    async def handle(call: StreamCall) -> None:
+    async def handle(call: Conversation) -> None:
         try:
             gate.enter(name, None, call)
             async with aclosing(method(requests(call))) as responses:  # type: ignore[type-var]
@@ -144,7 +142,7 @@ def _streams(
 
 
 def _watch(gate: _Gate, service: WatchService) -> Streaming:
-    async def handle(call: StreamCall) -> None:
+    async def handle(call: Conversation) -> None:
         try:
             gate.enter("Watch/Watch", None, call)
             await service.watch(call, require_leader=("hasleader", "true") in call.metadata)
@@ -219,18 +217,19 @@ def _auth_methods(auth: Auth) -> Mapping[str, UnaryMethod]:
     }
 
 
-def _methods(member: Member, watch: WatchService, gate: _Gate) -> dict[str, Method]:
+def methods(member: Member, watch: WatchService, tls: ServerTLS | None) -> dict[str, Method]:
     """What answers each method, by its path. What of the API nothing answers is refused by name."""
+    gate = _Gate(member, trust_certificates=tls is not None and tls.require_client)
     unary = _unary_methods(member)
-    methods: dict[str, Method] = {}
+    found: dict[str, Method] = {}
     for module in _MODULES.values():
         for service in module.DESCRIPTOR.services_by_name.values():
             for method in service.methods:
                 name = f"{service.name}/{method.name}"
                 answer = unary.get(name) or _refused(name)
                 path = f"/{service.full_name}/{method.name}"
-                methods[path] = _unary(gate, name, answer, _message(method.input_type))
-    return methods | {
+                found[path] = _unary(gate, name, answer, _message(method.input_type))
+    return found | {
         "/etcdserverpb.Watch/Watch": _watch(gate, watch),
         "/etcdserverpb.Lease/LeaseKeepAlive": _streams(
             gate, "Lease/LeaseKeepAlive", Lease(member).keep_alive, rpc_pb2.LeaseKeepAliveRequest
@@ -248,7 +247,7 @@ def _methods(member: Member, watch: WatchService, gate: _Gate) -> dict[str, Meth
 def _health(member: Member) -> Unary:
     states = health_pb2.HealthCheckResponse.ServingStatus
 
-    async def check(message: bytes, _call: Call) -> bytes:
+    async def check(message: bytes, _call: Caller) -> bytes:
         request = _decode(health_pb2.HealthCheckRequest, message)
         if request.service not in ("", "etcdserverpb.Health"):
             raise RpcError(Code.NOT_FOUND, "unknown service")
@@ -259,19 +258,9 @@ def _health(member: Member) -> Unary:
     return Unary(check)
 
 
-def build_server(
-    member: Member,
-    watch: WatchService,
-    tls: ServerTLS | None,
-    *,
-    max_streams: int,
-    keepalive: Keepalive,
-    grace: float,
-) -> Server:
-    """The server of the client API; it listens on nothing yet."""
-    gate = _Gate(member, trust_certificates=tls is not None and tls.require_client)
-    limits = Limits(max_message=member.settings.max_request_bytes + _OVERHEAD_BYTES, max_streams=max_streams)
-    return Server(_methods(member, watch, gate), limits=limits, keepalive=keepalive, grace=grace)
+def max_message(member: Member) -> int:
+    """Bytes of the largest message that a client may send."""
+    return member.settings.max_request_bytes + _OVERHEAD_BYTES
 
 
 async def listen(server: Server, urls: Sequence[str], tls: ServerTLS | None) -> None:

@@ -1,71 +1,56 @@
-"""/health, /version and /metrics on the metrics URLs. HTTP/1.1 of one request per connection: probes need no
-more.
-"""
+"""What a member says over HTTP/1.1: /health, /version and /metrics, and on client URLs the JSON gateway."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import ssl
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
+from componentbase.http import server
 from etcdlite.mvcc.errors import StoreError
 from etcdlite.pb import rpc_pb2 as rpc
 from etcdlite.server.context import CLUSTER_VERSION, SERVER_VERSION, Member
+from etcdlite.server.gateway import Gateway, Receive, Scope, Send
 from etcdlite.server.watching import WatchService
 
-log = logging.getLogger(__name__)
-
-_REQUEST_SECONDS = 10.0
-_HEAD_BYTES = 16 * 1024
-_REASONS = {200: "OK", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
+_GRACE: Final = 0.5
 Answer = tuple[int, str, str]
 
 
-async def serve(member: Member, watch: WatchService, urls: Sequence[str], tls: ssl.SSLContext | None) -> None:
-    """Serve until cancelled. Raises OSError when an address cannot be had."""
+class Probes:
+    """An ASGI application: what probes and Prometheus ask, and `/v3/` if there is a gateway."""
 
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            async with asyncio.timeout(_REQUEST_SECONDS):
-                await _serve_one(member, watch, reader, writer)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            log.debug("probe connection ended early")
-        finally:
-            writer.close()
+    def __init__(self, member: Member, watch: WatchService, gateway: Gateway | None = None) -> None:
+        self._member, self._watch, self._gateway = member, watch, gateway
 
-    async with AsyncExitStack() as stack:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if self._gateway is not None and scope["path"].startswith("/v3/"):
+            await self._gateway(scope, receive, send)
+            return
+        if scope["method"] not in ("GET", "HEAD"):
+            status, kind, body = 405, "text/plain", "Method Not Allowed\n"
+        else:
+            query = parse_qs(scope["query_string"].decode("latin-1"))
+            status, kind, body = await _answer(self._member, self._watch, scope["path"], query)
+        encoded = body.encode()
+        headers = [(b"content-type", kind.encode()), (b"content-length", b"%d" % len(encoded))]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else encoded})
+
+
+async def serve(probes: Probes, urls: Sequence[str], tls: ssl.SSLContext | None) -> None:
+    """Serve the metrics URLs until cancelled. Raises OSError when an address cannot be had."""
+    async with asyncio.TaskGroup() as tasks:
         for url in urls:
             parts = urlsplit(url)
             context = tls if parts.scheme == "https" else None
-            server = await asyncio.start_server(
-                connected, parts.hostname, parts.port, ssl=context, limit=_HEAD_BYTES
-            )
-            await stack.enter_async_context(server)
-        await asyncio.Event().wait()
-
-
-async def _serve_one(
-    member: Member, watch: WatchService, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> None:
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-    method, _, rest = head.partition(" ")
-    target = urlsplit(rest.partition(" ")[0])
-    if method not in ("GET", "HEAD"):
-        status, kind, body = 405, "text/plain", "method not allowed\n"
-    else:
-        status, kind, body = await _answer(member, watch, target.path, parse_qs(target.query))
-    encoded = body.encode()
-    writer.write(
-        f"HTTP/1.1 {status} {_REASONS[status]}\r\ncontent-type: {kind}\r\n"
-        f"content-length: {len(encoded)}\r\nconnection: close\r\n\r\n".encode()
-    )
-    if method == "GET":
-        writer.write(encoded)
-    await writer.drain()
+            host, port = parts.hostname or "", parts.port or 0
+            serving = server.serve(probes, host=host, port=port, ssl_context=context, shutdown_grace=_GRACE)
+            tasks.create_task(serving, name=url)
 
 
 async def _answer(member: Member, watch: WatchService, path: str, query: dict[str, list[str]]) -> Answer:

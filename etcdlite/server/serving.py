@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
+from componentbase.grpcwire.connection import Limits
 from componentbase.grpcwire.keepalive import Keepalive
+from componentbase.grpcwire.server import Server
+from componentbase.http.server import Connections
 from etcdlite.consensus.statemachine import StateMachine
 from etcdlite.consensus.status import ConsensusStatus
 from etcdlite.mvcc.errors import StoreError
@@ -22,7 +25,8 @@ from etcdlite.pb import rpc_pb2 as rpc
 from etcdlite.server import autocompact, http, requests
 from etcdlite.server.context import Member, Settings
 from etcdlite.server.corruption import CorruptionCheck
-from etcdlite.server.grpcserver import ServerTLS, build_server, listen
+from etcdlite.server.gateway import Gateway
+from etcdlite.server.grpcserver import ServerTLS, listen, max_message, methods
 from etcdlite.server.machine import Machine
 from etcdlite.server.requests import Requests
 from etcdlite.server.watching import WatchService
@@ -130,21 +134,24 @@ class EtcdServer:
         await self.consensus.wait_leader()
         if self.member.settings.initial_corrupt_check:
             await self._corruption.initial()
-        where = self._listen
-        async with build_server(
-            self.member,
-            self.watch,
-            where.tls,
-            max_streams=where.max_streams,
-            keepalive=where.keepalive,
-            grace=_STOP_GRACE,
-        ) as server:
-            await listen(server, where.client_urls, where.tls)
-            log.info(READY, extra={"urls": ",".join(where.client_urls)})
-            await asyncio.Event().wait()
+        where, limit = self._listen, max_message(self.member)
+        table = methods(self.member, self.watch, where.tls)
+        web = Connections(http.Probes(self.member, self.watch, Gateway(table, limit)))
+        limits = Limits(max_message=limit, max_streams=where.max_streams)
+        server = Server(
+            table, limits=limits, keepalive=where.keepalive, grace=_STOP_GRACE, other=web.protocol
+        )
+        try:
+            async with server:
+                await listen(server, where.client_urls, where.tls)
+                log.info(READY, extra={"urls": ",".join(where.client_urls)})
+                await web.run()
+        finally:
+            await web.end(_STOP_GRACE)
 
     async def _serve_probes(self) -> None:
-        await http.serve(self.member, self.watch, self._listen.metrics_urls, self._listen.metrics_tls)
+        probes = http.Probes(self.member, self.watch)
+        await http.serve(probes, self._listen.metrics_urls, self._listen.metrics_tls)
 
     def _on_change(self, status: ConsensusStatus) -> None:
         self.member.identify(status)

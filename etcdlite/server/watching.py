@@ -15,7 +15,7 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from componentbase.grpcwire.server import StreamCall
+from componentbase.grpcwire.server import Conversation
 from componentbase.grpcwire.status import Code, RpcError
 from etcdlite.mvcc import errors as mvcc
 from etcdlite.mvcc import wire
@@ -46,7 +46,7 @@ class WatchService:
         """Open streams."""
         return len(self._streams)
 
-    async def watch(self, call: StreamCall, *, require_leader: bool) -> None:
+    async def watch(self, call: Conversation, *, require_leader: bool) -> None:
         """Serve one stream until the client ends it. Raises NoLeader if it asked to be told."""
         stream = _Stream(self._member, call, self._wake, require_leader=require_leader)
         self._streams.add(stream)
@@ -108,7 +108,7 @@ class WatchService:
 
 class _Stream:
     def __init__(
-        self, member: Member, call: StreamCall, wake: Callable[[_Stream], None], *, require_leader: bool
+        self, member: Member, call: Conversation, wake: Callable[[_Stream], None], *, require_leader: bool
     ) -> None:
         self._member = member
         self._machine = member.machine

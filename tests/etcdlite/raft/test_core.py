@@ -421,6 +421,23 @@ def test_a_removed_member_does_not_hold_back_the_election_of_those_who_do_not_kn
     assert [x.rejected for x in settle(removed) if isinstance(x, m.VoteReply)] == [False]
 
 
+@pytest.mark.parametrize(("left", "rejected"), [((2,), False), ((1, 2), True)])
+def test_the_only_voter_left_is_not_held_back_by_what_it_lost_itself(
+    left: tuple[int, ...], rejected: bool
+) -> None:
+    """Found by the simulation, seed 483: the leader of term 2 lost its first entry, which the member that it
+    removed still held, and without that member's vote it could not lead again. With one more voter the
+    removed member must insist: those two may have committed the entry without the candidate.
+    """
+    log = [entry(1, 1), Entry(Term(1), Index(2), EntryKind.CONF_CHANGE, b"-3"), entry(3, 2), entry(4, 2)]
+    removed = node(3, conf(*left, 3), log, term=2)
+    removed.step(m.HeartbeatRequest(NodeId(2), NodeId(3), Term(2), Index(2), 0))
+    settle(removed)
+    removed.apply_conf(conf(*left), removed=True)
+    removed.step(m.VoteRequest(NodeId(2), NodeId(3), Term(3), Index(2), Term(1), transfer=True))
+    assert [x.rejected for x in settle(removed) if isinstance(x, m.VoteReply)] == [rejected]
+
+
 def test_a_removed_member_stands_by_what_its_acknowledgement_helped_to_commit() -> None:
     """Found by the simulation, seed 1321: a new leader commits a change of an older term together with its
     own first entry, and the member so removed, which held both, voted for one that lacked them.
