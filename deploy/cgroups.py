@@ -113,7 +113,20 @@ def kill(hierarchies: Hierarchies, path: str) -> int:
     for pid in found:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    thaw(hierarchies, path)
     return len(found)
+
+
+def thaw(hierarchies: Hierarchies, path: str) -> None:
+    """Let go of what is frozen at or below `path`.
+
+    In version 1 a frozen process does not even die of SIGKILL, nor does the pid 1 of its namespace; and a
+    container runtime that is killed while it freezes a container leaves it so.
+    """
+    for root in hierarchies.roots:
+        for directory, _, _ in os.walk(root / path.lstrip("/")):
+            with contextlib.suppress(OSError):
+                (Path(directory) / "freezer.state").write_text("THAWED")
 
 
 def _remove_tree(directory: Path) -> bool:

@@ -364,6 +364,7 @@ def end_hosts(state: State, names: Iterable[str], *, grace: float = END_GRACE) -
         if not _wait_exit(descriptor, deadline):
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            cgroups.thaw(cgroups.find(), state.cgroup)
     deadline = time.monotonic() + grace
     for name, descriptor in descriptors.items():
         if not _wait_exit(descriptor, deadline):
