@@ -9,7 +9,7 @@ from controllers import objects as o
 from controllers import pods
 from controllers import services as sv
 from controllers.objects import Object
-from controllers.runtime import SETTLE_RETRY, Context, Controller, in_namespace
+from controllers.runtime import SETTLE_RETRY, Context, Controller, in_namespace, on_node
 from controllers.slices import SlicePlan, SliceWriter
 from kubeclient.resources import ENDPOINTSLICES, NODES, PODS, SERVICES
 
@@ -268,6 +268,7 @@ class EndpointSliceController(Controller):
         self.pods = ctx.informers.informer(PODS)
         self.pods.add_handler(self._on_pod, self._on_pod_update, self._on_pod)
         self.nodes = ctx.informers.informer(NODES)
+        self.nodes.add_handler(self._on_node, self._on_node_update)
         self.written = self.written_to(ENDPOINTSLICES)
         self.writer = SliceWriter(self.client, self.written)
 
@@ -285,7 +286,7 @@ class EndpointSliceController(Controller):
             service,
             list(sv.members(service, in_namespace(self.pods, namespace))),
             [s for s in in_namespace(self.slices, namespace) if _is_slice_of(s, o.name(service))],
-            {o.name(node): o.labels(node).get(ZONE_LABEL, "") for node in self.nodes.store.list()},
+            {o.name(node): zone_of(node) for node in self.nodes.store.list()},
             self.ctx.options.max_endpoints_per_slice,
         )
         await self.writer.execute(key, namespace, plan)
@@ -305,6 +306,19 @@ class EndpointSliceController(Controller):
         if o.labels(old) != o.labels(new):
             self._on_pod(old)
         self._on_pod(new)
+
+    def _on_node(self, node: Object) -> None:
+        for pod in on_node(self.pods, o.name(node)):
+            self._on_pod(pod)
+
+    def _on_node_update(self, old: Object, new: Object) -> None:
+        """Endpoints carry the zone of their node."""
+        if zone_of(old) != zone_of(new):
+            self._on_node(new)
+
+
+def zone_of(node: Object) -> str:
+    return o.labels(node).get(ZONE_LABEL, "")
 
 
 def _is_slice_of(existing: Object, service_name: str) -> bool:

@@ -113,6 +113,23 @@ def slices_of(api: MemoryApi) -> list[tuple[str, bool, bool, bool]]:
     return sorted(out)
 
 
+def test_endpoints_follow_the_zone_of_their_node() -> None:
+    async def scenario() -> None:
+        world = World()
+        world.api.put(r.NODES, make.node("n1"))
+        world.api.put(r.SERVICES, make.service(trafficDistribution="PreferClose"))
+        pod = make.pod("p", labels={"app": "web"})
+        world.api.put(r.PODS, {**pod, "status": running_status(make.START)})
+        async with world.running(EndpointSliceController):
+            for zone in ("a", "b"):
+                world.api.put(r.NODES, make.node("n1", labels={ZONE_LABEL: zone}))
+                await world.settle()
+                (endpoint,) = world.api.all(r.ENDPOINTSLICES)[0]["endpoints"]
+                assert (endpoint["zone"], endpoint["hints"]) == (zone, {"forZones": [{"name": zone}]})
+
+    run(scenario())
+
+
 def test_endpoints_and_slices_follow_readiness_and_termination() -> None:
     async def scenario() -> None:
         world = World()
