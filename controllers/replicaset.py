@@ -15,7 +15,7 @@ from controllers import objects as o
 from controllers import pods
 from controllers.claims import Claimer
 from controllers.objects import Object
-from controllers.podcontrol import PodControl, enqueue_owner
+from controllers.podcontrol import PodControl, enqueue_owner, owner_key
 from controllers.runtime import (
     SETTLE_RETRY,
     Context,
@@ -29,6 +29,7 @@ from kubeclient.resources import GVR, PODS, REPLICASETS, REPLICATIONCONTROLLERS
 from kubeclient.rest import ConnectionFailed
 
 BURST = 500  # the most pods one sync creates or deletes
+PROMPT, LAG, MAX_LAG = 100, 0.00125, 0.5  # replicas counted at once, seconds for each more, and at most
 Matcher = Callable[[Mapping[str, str]], bool]
 
 
@@ -105,6 +106,22 @@ def _failure_conditions(old: Sequence[Object], failure: Failure | None, now: flo
     )
 
 
+def status_lag(replicas: int) -> float:
+    """Seconds for which pods that became ready are counted together: none for a small set, half a second for
+    one of five hundred, whose every count costs a look at all its pods and a write that wakes its Deployment.
+    """
+    return min(max(replicas - PROMPT, 0) * LAG, MAX_LAG)
+
+
+def _belongs_elsewhere(old: Object, new: Object) -> bool:
+    """Another owner's, an orphan's or another pod's event than before."""
+    return (
+        o.uid(old) != o.uid(new)
+        or o.labels(old) != o.labels(new)
+        or o.owner_references(old) != o.owner_references(new)
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Flavour:
     """What differs between the two kinds."""
@@ -130,7 +147,9 @@ class _Replicas(Controller):
         super().__init__(ctx, workers=workers)
         gvr = self.flavour.gvr
         self.owners = self.watch(gvr, self.enqueue)
-        self.pods = self.watch(PODS, enqueue_owner(self, gvr.kind, self._enqueue_adopters))
+        self._wake = enqueue_owner(self, gvr.kind, self._enqueue_adopters)
+        self.pods = ctx.informers.informer(PODS)
+        self.pods.add_handler(self._wake, self._on_pod_update, self._wake)
         self.written = self.written_to(PODS)
         self.control = PodControl(self, gvr, self.written)
         self.claimer = Claimer(self.client, gvr, PODS)
@@ -180,6 +199,21 @@ class _Replicas(Controller):
         if parent is not None:
             siblings |= {o.uid(other) for other in controlled(self.owners, namespace, parent["uid"])}
         return [pod for uid in siblings for pod in controlled(self.pods, namespace, uid)]
+
+    def _on_pod_update(self, old: Object, new: Object) -> None:
+        """What changes how many pods there are is acted on at once, readiness only counted, soon; nothing
+        else of a pod's status matters here.
+        """
+        if _belongs_elsewhere(old, new):
+            self._wake(old)
+            self._wake(new)
+        elif pods.is_active(old) != pods.is_active(new):
+            self._wake(new)
+        elif o.condition(old, "Ready") != o.condition(new, "Ready"):
+            key = owner_key(new, self.flavour.gvr.kind)
+            owner = self.owners.store.get(key) if key is not None else None
+            if key is not None and owner is not None:
+                self.queue.add_after(key, status_lag(o.replicas(owner)))
 
     def _enqueue_adopters(self, pod: Object) -> None:
         if o.is_terminating(pod):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
+
 from apimachinery import errors
 from controllers import objects as o
 from controllers.deployment import DeploymentController, revisions
-from controllers.replicaset import ReplicaSetController
+from controllers.replicaset import ReplicaSetController, status_lag
 from controllers.runtime import Context
 from kubeclient.resources import DEPLOYMENTS, PODS, REPLICASETS
 from tests.controllers import make
 from tests.controllers.conftest import run
 from tests.controllers.memoryapi import MemoryApi, Object
-from tests.controllers.world import World
+from tests.controllers.world import World, running_status
 
 
 def replicasets(ctx: Context) -> ReplicaSetController:
@@ -67,6 +69,38 @@ def test_replicaset_makes_pods_and_reports_them() -> None:
             assert world.events.reasons.count("SuccessfulCreate") == 5
             owner = o.controller_of(world.api.all(PODS)[0])
             assert owner is not None and owner["blockOwnerDeletion"] and owner["kind"] == "ReplicaSet"
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(("size", "lag"), [(0, 0.0), (100, 0.0), (300, 0.25), (500, 0.5), (9000, 0.5)])
+def test_a_large_set_counts_its_ready_pods_together(size: int, lag: float) -> None:
+    assert status_lag(size) == pytest.approx(lag)
+
+
+def test_pods_that_become_ready_one_by_one_cost_a_large_set_few_writes() -> None:
+    async def scenario() -> None:
+        world = World()
+        world.api.put(REPLICASETS, make.replicaset(size=120))
+        async with world.running(replicasets):
+            await world.until(lambda: len(world.api.all(PODS)) == 120)
+            await world.settle()
+            before = len(world.api.writes)
+            names = [o.name(pod) for pod in world.api.all(PODS)]
+            for number, name in enumerate(names):
+                pod = world.api.get(PODS, name, "default")
+                assert pod is not None
+                status = running_status(world.now(), number=number)
+                world.api.put(PODS, {**pod, "status": status})
+                await world.settle(30)
+            assert len(world.api.writes) == before
+            await world.pass_time(1)
+            assert len(world.api.writes) == before + 1
+            found = world.api.get(REPLICASETS, "rs", "default") or {}
+            assert o.status(found)["readyReplicas"] == 120
+            world.api.drop(PODS, names[0], "default")  # what changes their number is acted on at once
+            await world.settle()
+            assert len(world.api.all(PODS)) == 120
 
     run(scenario())
 
