@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from controllers.accounttokens import TokensController
+from controllers.attachdetach import AttachDetachController
 from controllers.autoscaling import HorizontalPodAutoscalerController
 from controllers.bootstraptokens import BootstrapSigner, TokenCleaner
 from controllers.certificates import CSRApprover, CSRCleaner, CSRSigner
@@ -116,6 +117,7 @@ CONTROLLERS: Sequence[Entry] = (
     Entry(ClaimProtectionController, "pvc-protection", ClaimProtectionController),
     Entry(VolumeProtectionController, "pv-protection", VolumeProtectionController),
     Entry(ClassProtectionController, "volumeattributesclass-protection", ClassProtectionController),
+    Entry(AttachDetachController, "attachdetach", AttachDetachController),
     Entry(VolumeBinderController, "persistentvolume-binder", VolumeBinderController),
     Entry(VolumeExpanderController, "persistentvolume-expander", VolumeExpanderController),
     Entry(EphemeralVolumeController, "ephemeral-volume", EphemeralVolumeController),
@@ -132,11 +134,6 @@ CONTROLLERS: Sequence[Entry] = (
 
 # Those of the real manager (by name and alias) that are not here, and why.
 REFUSED: Sequence[tuple[str, str, str]] = (
-    (
-        "persistentvolume-attach-detach-controller",
-        "attachdetach",
-        "no volume that this cluster's kubelets mount is attached to its node first",
-    ),
     ("storageversion-garbage-collector-controller", "storage-version-gc", "StorageVersions are not served"),
     (
         "storage-version-migrator-controller",

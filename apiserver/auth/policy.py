@@ -272,6 +272,7 @@ CONTROLLERS: dict[str, list[Rule]] = {
         rule("get list update watch patch", "", "nodes nodes/status"),
         rule(READ, "", "persistentvolumeclaims persistentvolumes pods"),
         rule(FULL, "storage.k8s.io", "volumeattachments"),
+        rule(READ, "storage.k8s.io", "csidrivers csinodes"),
         EVENTS,
     ],
     "certificate-controller": [

@@ -41,8 +41,8 @@ def test_names_are_unique_and_unknown_ones_refused(capsys: pytest.CaptureFixture
     names = ALL + [entry.alias for entry in registry.CONTROLLERS]
     names += [name for full, alias, _ in registry.REFUSED for name in (full, alias)]
     assert len(set(names)) == len(names)
-    assert app.main(["--kubeconfig=/nowhere", "--controllers=*,attachdetach"]) == 2
-    assert "'attachdetach' is not part of this manager: no volume" in capsys.readouterr().err
+    assert app.main(["--kubeconfig=/nowhere", "--controllers=*,selinux-warning"]) == 2
+    assert "'selinux-warning' is not part of this manager: volumes are not" in capsys.readouterr().err
     assert app.main(["--kubeconfig=/nowhere", "--controllers=*,-no-such-controller"]) == 2
     assert "'no-such-controller' is not in the list of known controllers" in capsys.readouterr().err
 
