@@ -22,11 +22,7 @@ PATH = Path(__file__).resolve().parents[1] / "docs" / "api.md"
 # What kube-apiserver serves by default (stable groups), as `group/version resource`, and where it stands
 # here.
 # A test refuses an entry that is served by now.
-NOT_SERVED: tuple[tuple[str, str, str], ...] = (
-    ("v1", "componentstatuses", "deprecated since 1.19"),
-    ("admissionregistration.k8s.io/v1", "mutatingadmissionpolicies", "needs CEL in admission"),
-    ("admissionregistration.k8s.io/v1", "mutatingadmissionpolicybindings", "needs CEL in admission"),
-)
+NOT_SERVED: tuple[tuple[str, str, str], ...] = (("v1", "componentstatuses", "deprecated since 1.19"),)
 NOT_SERVED_PARTS = (
     (
         "writing IPAddresses and ServiceCIDRs",
@@ -34,7 +30,7 @@ NOT_SERVED_PARTS = (
     ),
     ("type checking of policies (`status.typeChecking`)", "expressions are dynamically typed"),
     (
-        "admission plugins MutatingAdmissionPolicy, ClusterTrustBundleAttest, PodTopologyLabels, and those "
+        "admission plugins ClusterTrustBundleAttest, PodTopologyLabels, and those "
         "that are off by default (PodTolerationRestriction, EventRateLimit, ...)",
         "naming them is an error",
     ),

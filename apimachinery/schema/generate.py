@@ -23,6 +23,7 @@ PREFIXES = {
     "core_v1": "io.k8s.api.core.v1",
     "apps_v1": "io.k8s.api.apps.v1",
     "admissionregistration_v1": "io.k8s.api.admissionregistration.v1",
+    "admissionregistration_v1beta1": "io.k8s.api.admissionregistration.v1beta1",
     "authentication_v1": "io.k8s.api.authentication.v1",
     "authorization_v1": "io.k8s.api.authorization.v1",
     "autoscaling_v1": "io.k8s.api.autoscaling.v1",

@@ -14,6 +14,7 @@ from apiserver.admission.certificates import (
 from apiserver.admission.escalation import EscalationCheck
 from apiserver.admission.lifecycle import NamespaceLifecycle
 from apiserver.admission.limits import LimitRanger
+from apiserver.admission.mutatingpolicies import MutatingAdmissionPolicy
 from apiserver.admission.noderestriction import NodeRestriction
 from apiserver.admission.pods import DefaultTolerationSeconds, Priority, RuntimeClass, TaintNodesByCondition
 from apiserver.admission.podsecurity.plugin import PodSecurity
@@ -47,6 +48,7 @@ ORDER: tuple[type[Plugin], ...] = (
     CertificateSigning,
     CertificateSubjectRestriction,
     DefaultIngressClass,
+    MutatingAdmissionPolicy,
     MutatingAdmissionWebhook,
     ValidatingAdmissionPolicy,
     ValidatingAdmissionWebhook,

@@ -6,18 +6,15 @@ the binding says whether a failure denies, warns or is only recorded in the audi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import orjson
 
-from apimachinery import errors, selectors
+from apimachinery import errors
 from apimachinery.errors import StatusError
-from apimachinery.scheme import Kind
-from apiserver.admission.base import Plugin
+from apiserver.admission.bindings import BoundPolicies, Unconfigured
 from apiserver.admission.expressions import Facts, met
 from apiserver.admission.matching import Matcher
-from apiserver.admission.webhookrules import GROUP
 from apiserver.cel.expressions import policy_variables
 from apiserver.cel.runtime import Failed
 from apiserver.registry.call import Call
@@ -30,10 +27,6 @@ AUDIT_KEY = "validation.policy.admission.k8s.io/validation_failure"
 ANNOTATION_RETURNS = ("STRING", "NULL")
 
 
-class Unconfigured(Exception):
-    """A policy or binding that cannot be carried out, with the reason."""
-
-
 class Finding(NamedTuple):
     """A validation that failed."""
 
@@ -42,15 +35,8 @@ class Finding(NamedTuple):
     expression: int = 0
 
 
-class ValidatingAdmissionPolicy(Plugin):
-    def handles(self, call: Call) -> bool:
-        kind = self._kind(BINDINGS)
-        if call.kind.group == GROUP and call.kind.resource in (POLICIES, BINDINGS):
-            return False
-        return kind is not None and bool(self.context.cacher.of(kind).entries)
-
-    def _kind(self, resource: str) -> Kind | None:
-        return self.context.scheme.resource(GROUP, "v1", resource)
+class ValidatingAdmissionPolicy(BoundPolicies):
+    policies, bindings = POLICIES, BINDINGS
 
     async def validate(self, call: Call) -> None:
         bindings = self._bindings()
@@ -69,24 +55,6 @@ class ValidatingAdmissionPolicy(Plugin):
                 denied = denied or refusal
         if denied is not None:
             raise denied
-
-    def _bindings(self) -> dict[str, list[Object]]:
-        """By the name of their policy."""
-        kind = self._kind(BINDINGS)
-        assert kind is not None
-        out: dict[str, list[Object]] = {}
-        for entry in self.context.cacher.of(kind).scan():
-            binding = entry.decoded()
-            out.setdefault(binding["spec"]["policyName"], []).append(binding)
-        return out
-
-    def _policies(self, names: dict[str, list[Object]]) -> Iterator[tuple[str, Object]]:
-        kind = self._kind(POLICIES)
-        assert kind is not None
-        for name in sorted(names):
-            entry = self.context.cacher.of(kind).get(name)
-            if entry is not None:
-                yield name, entry.decoded()
 
     def _judge(self, call: Call, seen: Call, policy: Object, binding: Object) -> StatusError | None:
         """Carry a binding out; what it refuses, if it does."""
@@ -144,40 +112,6 @@ class ValidatingAdmissionPolicy(Plugin):
                 continue
             if isinstance(value, str) and value:
                 call.annotations[f"{policy['metadata']['name']}/{annotation['key']}"] = value
-
-    def _params(self, spec: Object, ref: Object | None, call: Call) -> list[Object | None]:
-        """The parameters of a binding; one None when it takes none. Raises Unconfigured."""
-        wanted = spec.get("paramKind")
-        if not wanted or not ref:
-            return [None]
-        group, _, version = wanted["apiVersion"].rpartition("/")
-        kind = self.context.scheme.kind(group, version, wanted["kind"])
-        if kind is None:
-            raise Unconfigured(
-                f"failed to find resource referenced by paramKind: '{wanted['apiVersion']}, "
-                f"Kind={wanted['kind']}'"
-            )
-        namespace = (ref.get("namespace") or call.namespace) if kind.namespaced else ""
-        if kind.namespaced and not namespace:
-            raise Unconfigured(
-                "cannot use namespaced paramRef in policy binding that matches cluster-scoped resources"
-            )
-        found = list(self._found(kind, namespace, ref))
-        if not found and ref.get("parameterNotFoundAction") == "Deny":
-            raise Unconfigured("no params found for policy binding with `Deny` parameterNotFoundAction")
-        return [*found]
-
-    def _found(self, kind: Kind, namespace: str, ref: Object) -> Iterator[Object]:
-        cache = self.context.cacher.of(kind)
-        if ref.get("name"):
-            entry = cache.get(f"{namespace}/{ref['name']}" if kind.namespaced else ref["name"])
-            if entry is not None:
-                yield entry.decoded()
-            return
-        selector = selectors.label_selector_from(ref.get("selector") or {})
-        for entry in cache.scan(f"{namespace}/" if kind.namespaced else ""):
-            if selector.matches(entry.labels):
-                yield entry.decoded()
 
 
 def _failed(validation: Object, facts: Facts, names: tuple[str, ...], at: int) -> Finding:

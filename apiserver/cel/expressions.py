@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from apimachinery import field, meta
@@ -15,6 +15,8 @@ ANY = (
     *("BOOL", "INT", "UINT", "DOUBLE", "STRING", "BYTES", "LIST", "MAP", "NULL"),
     *("TIMESTAMP", "DURATION", "OPTIONAL"),
 )
+# What a mutation's expression gives (KEP-3962), by its patchType.
+MUTATION_RETURNS = {"ApplyConfiguration": ("MAP",), "JSONPatch": ("LIST",)}
 MAX_CONDITIONS = 64
 CONDITION = ("authorizer", "object", "oldObject", "request")
 POLICY = ("authorizer", "namespaceObject", "object", "oldObject", "request", "variables")
@@ -26,14 +28,19 @@ def policy_variables(*, params: bool) -> tuple[str, ...]:
 
 
 def compiles(
-    text: str, path: str, variables: tuple[str, ...], returns: tuple[str, ...] = ("BOOL",)
+    text: str,
+    path: str,
+    variables: tuple[str, ...],
+    returns: tuple[str, ...] = ("BOOL",),
+    *,
+    form: Callable[[str], str] = str,
 ) -> Iterator[Cause]:
-    """Why an expression cannot be used."""
+    """Why an expression cannot be used, which is compiled in this form."""
     if not text.strip():
         yield field.required(path, "expression is not specified")
         return
     try:
-        compile_expression(text, variables, returns)
+        compile_expression(form(text), variables, returns)
     except Unusable as error:
         yield field.invalid(path, text, str(error))
 

@@ -29,7 +29,7 @@ def declarations(runtime: Any) -> list[Any]:
     """Everything here, as the runtime takes it."""
     kind = runtime.Type
     grouped: dict[str, list[Any]] = {}
-    every = (*_lists(kind), *_regex(kind), *_quantities(kind), *_authorizer(kind))
+    every = (*_lists(kind), *_regex(kind), *_quantities(kind), *_authorizer(kind), *_patches(kind))
     for at, function in enumerate(every):
         overload = runtime.Overload(
             id=f"kubernetes_{function.name}_{at}",
@@ -40,6 +40,18 @@ def declarations(runtime: Any) -> list[Any]:
         )
         grouped.setdefault(function.name, []).append(overload)
     return [runtime.FunctionDecl(name, overloads) for name, overloads in grouped.items()]
+
+
+# -- patches ------------------------------------------------------------------------------------------------
+
+
+def _patches(kind: Any) -> Iterator[_Function]:
+    """A key as a step of a JSON pointer (RFC 6901)."""
+
+    def escape(key: str) -> str:
+        return key.replace("~", "~0").replace("/", "~1")
+
+    yield _Function("jsonpatch.escapeKey", kind.STRING, [kind.STRING], escape, member=False)
 
 
 # -- lists, regex -------------------------------------------------------------------------------------------

@@ -31,13 +31,13 @@ def _default_match(match: Object | None) -> None:
             rule.setdefault("scope", "*")
 
 
-def _default_policy(policy: Object) -> None:
+def default_policy(policy: Object) -> None:
     spec = common.spec_for(policy)
     spec.setdefault("failurePolicy", "Fail")
     _default_match(spec.get("matchConstraints"))
 
 
-def _default_binding(binding: Object) -> None:
+def default_binding(binding: Object) -> None:
     _default_match(common.spec_for(binding).get("matchResources"))
 
 
@@ -56,18 +56,12 @@ def _match(match: Mapping[str, Any], path: str) -> Iterator[Cause]:
 def _validate_policy(policy: Object) -> Iterator[Cause]:
     spec = spec_of(policy)
     yield from common.one_of("spec.failurePolicy", spec.get("failurePolicy"), ("Fail", "Ignore"))
-    yield from _param_kind(spec.get("paramKind"))
-    match = spec.get("matchConstraints")
-    if match is None:
-        yield field.required("spec.matchConstraints")
-    else:
-        yield from _match(match, "spec.matchConstraints")
-        if not match.get("resourceRules"):
-            yield field.required("spec.matchConstraints.resourceRules")
+    yield from param_kind_causes(spec.get("paramKind"))
+    yield from constraint_causes(spec.get("matchConstraints"))
     names = policy_variables(params=bool(spec.get("paramKind")))
     before = tuple(name for name in names if name != "variables")
     yield from match_conditions(spec.get("matchConditions") or (), "spec.matchConditions", before)
-    yield from _variables(spec.get("variables") or (), names)
+    yield from variable_causes(spec.get("variables") or (), names)
     validations, annotations = spec.get("validations") or (), spec.get("auditAnnotations") or ()
     if not validations and not annotations:
         detail = "validations or auditAnnotations must contain at least one item"
@@ -78,7 +72,17 @@ def _validate_policy(policy: Object) -> Iterator[Cause]:
     yield from _annotations(annotations, names)
 
 
-def _param_kind(kind: Mapping[str, Any] | None) -> Iterator[Cause]:
+def constraint_causes(match: Mapping[str, Any] | None) -> Iterator[Cause]:
+    """The rules of `matchConstraints`."""
+    if match is None:
+        yield field.required("spec.matchConstraints")
+        return
+    yield from _match(match, "spec.matchConstraints")
+    if not match.get("resourceRules"):
+        yield field.required("spec.matchConstraints.resourceRules")
+
+
+def param_kind_causes(kind: Mapping[str, Any] | None) -> Iterator[Cause]:
     if kind is None:
         return
     if not kind.get("apiVersion"):
@@ -87,7 +91,7 @@ def _param_kind(kind: Mapping[str, Any] | None) -> Iterator[Cause]:
         yield field.required("spec.paramKind.kind")
 
 
-def _variables(given: Any, names: tuple[str, ...]) -> Iterator[Cause]:
+def variable_causes(given: Any, names: tuple[str, ...]) -> Iterator[Cause]:
     yield from common.unique("spec.variables", "name", given)
     for at, variable in enumerate(given):
         name = variable.get("name", "")
@@ -124,8 +128,8 @@ def _annotations(given: Any, names: tuple[str, ...]) -> Iterator[Cause]:
 # -- bindings -----------------------------------------------------------------------------------------------
 
 
-def _validate_binding(binding: Object) -> Iterator[Cause]:
-    spec = spec_of(binding)
+def binding_causes(spec: Mapping[str, Any]) -> Iterator[Cause]:
+    """What bindings of both sorts of policies must be."""
     if not spec.get("policyName"):
         yield field.required("spec.policyName")
     else:
@@ -133,6 +137,11 @@ def _validate_binding(binding: Object) -> Iterator[Cause]:
     yield from _param_ref(spec.get("paramRef"))
     if spec.get("matchResources") is not None:
         yield from _match(spec["matchResources"], "spec.matchResources")
+
+
+def _validate_binding(binding: Object) -> Iterator[Cause]:
+    spec = spec_of(binding)
+    yield from binding_causes(spec)
     actions = spec.get("validationActions") or []
     if not actions:
         yield field.required("spec.validationActions")
@@ -164,12 +173,12 @@ def _param_ref(ref: Mapping[str, Any] | None) -> Iterator[Cause]:
 # -- columns ------------------------------------------------------------------------------------------------
 
 
-def _param_kind_cell(policy: Object) -> str:
+def param_kind_cell(policy: Object) -> str:
     kind = spec_of(policy).get("paramKind")
     return f"{kind.get('apiVersion', '')}/{kind.get('kind', '')}" if kind else UNSET
 
 
-def _param_ref_cell(binding: Object) -> str:
+def param_ref_cell(binding: Object) -> str:
     ref = spec_of(binding).get("paramRef")
     if not ref:
         return UNSET
@@ -196,11 +205,11 @@ KINDS = (
         columns=(
             common.NAME,
             column("Validations", _count, "integer"),
-            column("ParamKind", _param_kind_cell),
+            column("ParamKind", param_kind_cell),
             common.AGE,
         ),
         strategy=Strategy(
-            default=_default_policy,
+            default=default_policy,
             prepare_create=common.drop_status,
             prepare_update=common.keep_status,
             validate=_validate_policy,
@@ -220,11 +229,11 @@ KINDS = (
         columns=(
             common.NAME,
             column("PolicyName", common.text("spec", "policyName")),
-            column("ParamRef", _param_ref_cell),
+            column("ParamRef", param_ref_cell),
             common.AGE,
         ),
         strategy=Strategy(
-            default=_default_binding,
+            default=default_binding,
             validate=_validate_binding,
             validate_update=common.revalidate(_validate_binding),
         ),

@@ -17,7 +17,8 @@ from tests.apiserver.kinds.helpers import accepted, cells, kind_of, made
 KINDS = list(SCHEME)
 IDS = [f"{kind.kind}.{kind.group}" for kind in KINDS]
 
-# resource, short names, kind, namespaced: `kubectl api-resources` of a real 1.34 cluster.
+# resource, short names, kind, namespaced: `kubectl api-resources` of a real 1.34 cluster, with the betas that
+# are served here.
 API_RESOURCES = """
 bindings - Binding
 configmaps cm ConfigMap
@@ -74,6 +75,8 @@ flowschemas - FlowSchema
 prioritylevelconfigurations - PriorityLevelConfiguration
 validatingadmissionpolicies - ValidatingAdmissionPolicy
 validatingadmissionpolicybindings - ValidatingAdmissionPolicyBinding
+mutatingadmissionpolicies - MutatingAdmissionPolicy
+mutatingadmissionpolicybindings - MutatingAdmissionPolicyBinding
 mutatingwebhookconfigurations - MutatingWebhookConfiguration
 validatingwebhookconfigurations - ValidatingWebhookConfiguration
 """
