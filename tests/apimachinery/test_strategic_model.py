@@ -76,7 +76,7 @@ class Maker:
     def pod(self) -> Object:
         def metadata() -> Object:
             out = self._some(labels=self._map, finalizers=self._words)
-            if self.patch and self._chance.random() < 0.2:
+            if self.patch and self._chance.random() < 0.5:
                 gone = set(self._words()) - set(out.get("finalizers") or ())  # both at once has no meaning
                 out["$deleteFromPrimitiveList/finalizers"] = sorted(gone)
             return out
