@@ -1,8 +1,8 @@
 """The program that runs a command in a running container: `enter <descriptor of a specification>`.
 
 Its standard descriptors are the command's, unless `terminal` names the socket that takes our end of a new
-one. Its exit status is the command's, 128 and the signal's number when a signal ended it; it takes the command
-along when it is killed. Standard library only.
+one. Its exit status is the command's, 128 and the signal's number when a signal ended it; killed, it takes
+the command along. Standard library only.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -16,13 +17,14 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from componentbase.tasks import Background
 from kubelet.cri.pb import api_pb2 as pb
 from kubelet.cri.port import ExecResult, NotFound, RuntimeFailure, TimedOut
 from kubelet.embedded import detach, isolation, spec
 from kubelet.embedded.images import ImageStore, LocalImage
-from kubelet.embedded.network import PodLink, PodNetwork
+from kubelet.embedded.network import CONFIGURATIONS, PodLink, PodNetwork
 from kubelet.embedded.programs import ShimGone, dial_shim, program, specification, start, tell_shim
 from kubelet.embedded.records import LAYER, NETWORK, Container, Record, Records, Sandbox
 from kubelet.embedded.streaming import StreamServer
@@ -33,22 +35,26 @@ VERSION = "0.1.0"
 BUSYBOX = Path("/bin/busybox")
 # Keeps a pod's namespaces. As pid 1 of a pod that shares processes it must also collect the dead.
 WAIT = "trap 'exit 0' TERM; while :; do sleep 2147483647 & wait $!; done"
+QUERY = {"images", "cni"}
 OUTPUT_LIMIT = 16 << 20
 KILL_TIMEOUT = 30.0
 
 
-def parse_endpoint(endpoint: str) -> tuple[Path, Path]:
-    """`embedded:///state?images=/archives`: where it keeps things, and where its images are. Raises
-    ValueError."""
-    from urllib.parse import parse_qs, urlsplit
-
+def parse_endpoint(endpoint: str) -> tuple[Path, Path, PodNetwork]:
+    """`embedded:///state?images=/archives`: where it keeps things, and where its images are; `&cni=` says
+    where the network's configuration is. Raises ValueError."""
     parts = urlsplit(endpoint)
-    query = parse_qs(parts.query)
-    if parts.scheme != NAME or parts.netloc or not parts.path.startswith("/") or set(query) != {"images"}:
+    query = {name: Path(values[0]) for name, values in parse_qs(parts.query).items()}
+    if (
+        parts.scheme != NAME
+        or parts.netloc
+        or parts.path in ("", "/")
+        or not {"images"} <= query.keys() <= QUERY
+    ):
         raise ValueError(
             f"container runtime endpoint {endpoint!r}: must be embedded:///<directory>?images=<directory>"
         )
-    return Path(parts.path), Path(query["images"][0])
+    return Path(parts.path), query["images"], PodNetwork(query.get("cni", CONFIGURATIONS))
 
 
 class EmbeddedRuntime:
@@ -558,8 +564,6 @@ def _link(sandbox: Sandbox) -> PodLink:
 
 def _info(sandbox: Sandbox) -> dict[str, str]:
     """What containerd's verbose answer has of namespaces, which is how port-forward finds the pod."""
-    import json
-
     spaces = [] if sandbox.host_network else [{"type": "network", "path": f"/proc/{sandbox.pid}/ns/net"}]
     return {"info": json.dumps({"pid": sandbox.pid, "runtimeSpec": {"linux": {"namespaces": spaces}}})}
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from deploy import cgroups, doctor, down, hosts, linux, network, packages
+from deploy import cgroups, doctor, down, hosts, linux, network, packages, probes
 from deploy.control import Control, HostDown
 from deploy.hosts import HostPlan
 from deploy.state import State

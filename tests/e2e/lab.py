@@ -27,6 +27,7 @@ class CommandFailed(AssertionError):
 class Lab:
     topology: Path
     state: Path
+    front: tuple[str, ...] = ()  # where and as whom `hardway` is run
 
     @property
     def kubeconfig(self) -> Path:
@@ -34,7 +35,9 @@ class Lab:
 
     def hardway(self, *arguments: str, timeout: float = 300, code: int | None = 0) -> str:
         where = ["--topology", str(self.topology), "--state", str(self.state)]
-        return run([sys.executable, "-m", "deploy", *where, *arguments], timeout=timeout, code=code)
+        return run(
+            [*self.front, sys.executable, "-m", "deploy", *where, *arguments], timeout=timeout, code=code
+        )
 
     def on_host(self, host: str, *command: str, timeout: float = 60, code: int | None = 0) -> str:
         return self.hardway("exec", host, "--", *command, timeout=timeout, code=code)

@@ -1,4 +1,4 @@
-"""exec and port-forward against a real containerd; run inside its network namespace.
+"""exec and port-forward against a real runtime; run inside its network namespace.
 
 python -m tests.kubelet.streams_check <endpoint> <directory> <cgroup>
 
@@ -26,6 +26,8 @@ from componentbase.streams.websocket import Channels, Tunnel, WebSocket, client_
 from componentbase.tasks import Background
 from kubelet.cri.client import CriRuntime
 from kubelet.cri.pb import api_pb2 as pb
+from kubelet.cri.port import Runtime
+from kubelet.embedded.runtime import EmbeddedRuntime, parse_endpoint
 from kubelet.server.app import parse_request
 from kubelet.server.upgrade import Streams
 from tests.kubelet.containerd import IMAGE
@@ -33,10 +35,19 @@ from tests.kubelet.containerd import IMAGE
 SERVER = "mkdir -p /www; echo page > /www/index.html; httpd -f -p 8080 -h /www"
 
 
+def connect(endpoint: str) -> Runtime:
+    """The runtime of an endpoint, as the kubelet finds it."""
+    return (
+        EmbeddedRuntime(*parse_endpoint(endpoint))
+        if endpoint.startswith("embedded:")
+        else CriRuntime(endpoint)
+    )
+
+
 @asynccontextmanager
-async def running(endpoint: str, directory: Path, cgroup: str) -> AsyncIterator[tuple[CriRuntime, str, str]]:
+async def running(endpoint: str, directory: Path, cgroup: str) -> AsyncIterator[tuple[Runtime, str, str]]:
     """A sandbox and a container that serves a page."""
-    runtime = CriRuntime(endpoint)
+    runtime = connect(endpoint)
     config = pb.PodSandboxConfig(
         metadata=pb.PodSandboxMetadata(name="streams", uid="uid-streams", namespace="ns"),
         hostname="streams",

@@ -1,4 +1,6 @@
-"""One suite, two runtimes: the fake, and the real containerd behind CRI v1."""
+"""One suite, three runtimes: the fake, the real containerd behind CRI v1, and the embedded one, as root and
+without.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,10 +19,11 @@ from kubelet.cri.fake import FakeRuntime, normalize
 from kubelet.cri.pb import api_pb2 as pb
 from kubelet.cri.port import NotFound, Runtime, RuntimeFailure, TimedOut, Unavailable
 from kubelet.hooks import Outcome, act
-from tests.kubelet import containerd
+from tests.kubelet import containerd, embedded
 
 Scenario = Callable[[Runtime], Awaitable[None]]
 Play = Callable[[Scenario], None]
+EMBEDDED = ("embedded", "embedded-rootless")
 CGROUP = f"kubelet-test-{os.getpid()}"
 
 
@@ -35,9 +38,13 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[containerd.Cont
     made.stop()
 
 
-@pytest.fixture(params=["fake", pytest.param("containerd", marks=pytest.mark.root)])
-def play(request: pytest.FixtureRequest) -> Play:
+@pytest.fixture(
+    params=["fake", *(pytest.param(name, marks=pytest.mark.root) for name in ("containerd", *EMBEDDED))]
+)
+def play(request: pytest.FixtureRequest, tmp_path: Path) -> Play:
     """Runs a scenario against one of the runtimes, and leaves no sandbox behind."""
+    if request.param in EMBEDDED:
+        return play_embedded(tmp_path, rootless=request.param == "embedded-rootless")
 
     def against(scenario: Scenario) -> None:
         async def run() -> None:
@@ -59,6 +66,14 @@ def play(request: pytest.FixtureRequest) -> Play:
         asyncio.run(run())
 
     return against
+
+
+def play_embedded(tmp_path: Path, *, rootless: bool) -> Play:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, also to be without it in an orderly way")
+    if lacking := embedded.missing():
+        pytest.skip(f"needs {lacking}")
+    return lambda scenario: embedded.play(scenario, tmp_path, rootless=rootless, group=CGROUP)
 
 
 def sandbox_config(tmp: Path, name: str = "p", attempt: int = 0) -> pb.PodSandboxConfig:
@@ -160,10 +175,10 @@ def test_a_container_ends_by_itself(play: Play, tmp_path: Path, code: int, reaso
     play(scenario)
 
 
-@pytest.mark.root
-def test_a_command_that_takes_too_long_times_out(daemon: containerd.Containerd, tmp_path: Path) -> None:
-    async def scenario() -> None:
-        runtime = CriRuntime(daemon.endpoint)
+def test_a_command_that_takes_too_long_times_out(play: Play, tmp_path: Path) -> None:
+    async def scenario(runtime: Runtime) -> None:
+        if isinstance(runtime, FakeRuntime):
+            return  # its commands take no time
         config = sandbox_config(tmp_path, "slow")
         sandbox_id = await runtime.run_sandbox(config)
         container_id = await runtime.create_container(sandbox_id, container_config("sleep", "1000"), config)
@@ -174,10 +189,8 @@ def test_a_command_that_takes_too_long_times_out(daemon: containerd.Containerd, 
             runtime, {"name": "c"}, container_id, "", {"exec": {"command": ["sleep", "30"]}}, 1.0
         )
         assert outcome == Outcome(False, "timeout: no answer within 1s")
-        await runtime.remove_sandbox(sandbox_id)
-        await runtime.close()
 
-    asyncio.run(scenario())
+    play(scenario)
 
 
 def test_stopping_a_sandbox_ends_its_containers(play: Play, tmp_path: Path) -> None:
@@ -252,16 +265,11 @@ def test_image_names(given: str, full: str) -> None:
     assert normalize(given) == full
 
 
-@pytest.mark.root
-def test_streams_reach_a_real_container(daemon: containerd.Containerd, tmp_path: Path) -> None:
+def check_streams(front: Sequence[str], endpoint: str, tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
-    program = [sys.executable, "-m", "tests.kubelet.streams_check", daemon.endpoint, str(tmp_path), CGROUP]
+    program = [sys.executable, "-m", "tests.kubelet.streams_check", endpoint, str(tmp_path), CGROUP]
     done = subprocess.run(
-        daemon.inside("env", "-C", str(root), *program),
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
+        [*front, "env", "-C", str(root), *program], capture_output=True, text=True, timeout=90, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines() == [
@@ -272,3 +280,19 @@ def test_streams_reach_a_real_container(daemon: containerd.Containerd, tmp_path:
         "port-forward",
         "port-forward tells what failed",
     ]
+
+
+@pytest.mark.root
+def test_streams_reach_a_real_container(daemon: containerd.Containerd, tmp_path: Path) -> None:
+    check_streams(daemon.inside(), daemon.endpoint, tmp_path)
+
+
+@pytest.mark.root
+def test_streams_reach_an_embedded_container(tmp_path: Path) -> None:
+    ground = embedded.Ground(tmp_path / "embedded")
+    ground.prepare()
+    own = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    try:
+        check_streams([*own, "sh", "-c", 'ip link set lo up && exec "$@"', "sh"], ground.endpoint, tmp_path)
+    finally:
+        embedded.remove_groups(CGROUP)
