@@ -185,10 +185,11 @@ class Scenario:
     def _judge(self) -> None:
         if not self._converged():
             raise Violation("the calm cluster does not come right: no leader, or a member stays behind")
-        before = self.world.rules.acknowledged_index
+        asked = {member.id: self.world.propose(member) for member in self._current()}
         self.world.run(300)
-        if self.world.rules.acknowledged_index <= before:
-            raise Violation("the calm cluster acknowledges no writes")
+        for member, data in asked.items():
+            if data not in self.world.rules.acknowledged:
+                raise Violation(f"the calm cluster acknowledges no write through member {member}")
         for member in self._current():
             if member.machine.applied_index >= self.world.rules.acknowledged_index:
                 self.world.rules.complete(member)

@@ -233,7 +233,7 @@ class World:
 
     # -- clients and operators -------------------------------------------------------------------------------
 
-    def propose(self, member: SimMember) -> None:
+    def propose(self, member: SimMember) -> bytes:
         """A client of `member` writes something unique, and waits for as long as the process lives."""
         data = b"p%d" % next(self._proposals)
 
@@ -242,6 +242,7 @@ class World:
             engine.propose(data, lambda: data not in member.waiting)
 
         member.act(act)
+        return data
 
     def applied(self, member: SimMember, entry: Applied) -> None:
         """A member has applied an entry: its client is told, and the whole world must agree."""
