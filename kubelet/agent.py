@@ -34,6 +34,7 @@ from kubelet.node.status import NodeSpec, allocatable
 from kubelet.objects import Objects
 from kubelet.pods.config import NodeFacts
 from kubelet.pods.environment import Sources
+from kubelet.pods.hostports import conflict
 from kubelet.pods.observed import RUNNING
 from kubelet.pods.resources import cgroup_parent, insufficient, qos_class, whole
 from kubelet.pods.spec import about_container
@@ -304,7 +305,7 @@ class Kubelet:
 
     def refusal(self, pod: Pod) -> tuple[str, str] | None:
         """Admission: the node stays, no pressure, only sysctls that are allowed, the resources must be there,
-        and the pod's node selector must name this node.
+        the pod's node selector must name this node, and the ports of the node that it wants must be free.
         """
         if self.shutdown.leaving:
             return REFUSED
@@ -322,6 +323,9 @@ class Kubelet:
         selector = pod["spec"].get("nodeSelector") or {}
         if labels and any(labels.get(key) != value for key, value in selector.items()):
             return "NodeAffinity", "Pod was rejected: Predicate NodeAffinity failed"
+        if conflict(pod, others) is not None:
+            text = "node(s) didn't have free ports for the requested pod ports"
+            return "NodePorts", f"Pod was rejected: Predicate NodePorts failed: {text}"
         return None
 
     def resize_refusal(self, pod: Pod) -> tuple[str, str] | None:
