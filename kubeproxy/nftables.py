@@ -22,6 +22,8 @@ MARK = "0x4000"
 """The masquerade mark kube-proxy uses by default (masqueradeBit 14)."""
 COMMAND_TIMEOUT = 120.0
 """Seconds; a first transaction for 5,000 services takes nft about one."""
+SLOWEST = 10_000.0
+"""Bytes a second that a program takes in at least: iptables needs minutes for 5,000 services (5 MB)."""
 SLOTS = "service-endpoints"
 
 # One map per protocol: nft reads a key that speaks of any transport header as a contradiction to the rule's.
@@ -333,7 +335,7 @@ async def capture(*argv: str, stdin: str | None = None) -> tuple[int, bytes, str
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        async with deadline(COMMAND_TIMEOUT, argv[0]):
+        async with deadline(COMMAND_TIMEOUT + len(stdin or "") / SLOWEST, argv[0]):
             output, complaint = await process.communicate(stdin.encode() if stdin is not None else None)
     except BaseException:
         if process.returncode is None:
