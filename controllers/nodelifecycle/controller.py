@@ -104,21 +104,24 @@ class NodeLifecycleController(Periodic):
         self._ready[name] = ready
 
     async def _taint_for_eviction(self, nodes: Sequence[Object]) -> None:
-        """NoExecute taints come off at once and go on at the zone's rate."""
+        """NoExecute taints come off at once and go on at the zone's rate. When every zone is down all come
+        off: it is this side that is cut off, and what it said before is in doubt, too.
+        """
         states = hp.zone_states(nodes, self.rates.unhealthy_threshold)
         allowed = hp.eviction_rates(states, hp.zone_sizes(nodes), self.rates)
 
+        evicting = not all(state is hp.ZoneState.FULL for state in states.values())
         due = [
             node
             for node in nodes
-            if hp.execute_taints(node, self.clock.now()) is not None
-            and (hp.ready_status(node) == "True" or self._may_evict(node, allowed))
+            if hp.execute_taints(node, self.clock.now(), evicting=evicting) is not None
+            and (not evicting or hp.ready_status(node) == "True" or self._may_evict(node, allowed))
         ]
-        writes = (partial(self._written, node, self._write_execute_taints) for node in due)
-        await gather_limited(writes, WORKERS)
+        write = partial(self._write_execute_taints, evicting=evicting)
+        await gather_limited((partial(self._written, node, write) for node in due), WORKERS)
 
-    async def _write_execute_taints(self, node: Object) -> Object:
-        taints = hp.execute_taints(node, self.clock.now())
+    async def _write_execute_taints(self, node: Object, *, evicting: bool) -> Object:
+        taints = hp.execute_taints(node, self.clock.now(), evicting=evicting)
         return node if taints is None else await self.client.update(NODES, hp.with_taints(node, taints))
 
     def _may_evict(self, node: Object, allowed: dict[str, float]) -> bool:

@@ -110,11 +110,13 @@ def schedule_taints(node: Object, now: float) -> list[Object] | None:
     return _with(node, wanted, _OURS, tt.NO_SCHEDULE)
 
 
-def execute_taints(node: Object, now: float) -> list[Object] | None:
-    """`spec.taints` with the NoExecute taint its readiness calls for; None when it is right already."""
+def execute_taints(node: Object, now: float, *, evicting: bool = True) -> list[Object] | None:
+    """`spec.taints` with the NoExecute taint its readiness calls for, or none of them while nobody is to be
+    evicted; None when it is right already.
+    """
     key = {"False": tt.NOT_READY, "Unknown": tt.UNREACHABLE}.get(ready_status(node))
     stamp = o.format_time(now)
-    wanted = [{"key": key, "effect": tt.NO_EXECUTE, "timeAdded": stamp}] if key else []
+    wanted = [{"key": key, "effect": tt.NO_EXECUTE, "timeAdded": stamp}] if key and evicting else []
     return _with(node, wanted, frozenset({tt.NOT_READY, tt.UNREACHABLE}), tt.NO_EXECUTE)
 
 

@@ -384,6 +384,24 @@ def test_when_every_node_is_silent_nobody_is_evicted() -> None:
     run(scenario())
 
 
+def test_when_the_last_zone_falls_silent_those_lost_before_are_spared_too() -> None:
+    async def scenario() -> None:
+        world = World()
+        for name, zone in (("n1", "a"), ("n2", "b")):
+            world.api.put(r.NODES, make.node(name, labels={ZONE_LABEL: zone}))
+        async with world.running(NodeLifecycleController):
+            for _ in range(10):
+                await world.pass_time(5)
+                heartbeat(world, "n2")
+            effects = {t["effect"] for t in tt.taints(fresh(world.api, r.NODES, "n1"))}
+            assert effects == {"NoSchedule", "NoExecute"}
+            await world.pass_time(60, step=2.5)
+            for name in ("n1", "n2"):
+                assert [t["effect"] for t in tt.taints(fresh(world.api, r.NODES, name))] == ["NoSchedule"]
+
+    run(scenario())
+
+
 def test_pods_of_a_vanished_node_are_collected_after_quarantine() -> None:
     async def scenario() -> None:
         world = World()
