@@ -27,7 +27,6 @@ KEEP_ALIVE = 60.0
 the server who closes one under a request.
 """
 _FRESH = 1.0
-_MAX_IDLE = 32
 _GOODBYE = 5.0
 
 # A peer that vanished without a word is noticed within half a minute, also by a watch that only reads.
@@ -52,6 +51,7 @@ class Pool:
         self._secure = parts.scheme == "https"
         self._port = parts.port or (443 if self._secure else 80)
         self._context = context or (ssl.create_default_context() if self._secure else None)
+        self._limit = limit
         self._room = asyncio.Semaphore(limit)
         self._idle: deque[Connection] = deque()
         self._open: set[Connection] = set()
@@ -128,7 +128,8 @@ class Pool:
             return
         self._idle.append(connection)
         oldest = self._idle[0]
-        if len(self._idle) > _MAX_IDLE or connection.idle_since - oldest.idle_since > KEEP_ALIVE:
+        # As many are kept as a burst takes: the next one would pay the handshakes again.
+        if len(self._idle) > self._limit or connection.idle_since - oldest.idle_since > KEEP_ALIVE:
             self._idle.popleft().close()
 
     async def _connect(self) -> Connection:

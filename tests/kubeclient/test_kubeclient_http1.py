@@ -64,6 +64,16 @@ def test_requests_one_after_another_share_a_connection() -> None:
     on_loop(test)
 
 
+def test_a_second_burst_opens_no_connection() -> None:
+    async def test() -> None:
+        async with wired(polite, limit=48) as (wire, pool):
+            for _ in range(3):
+                await asyncio.gather(*(pool.send(get()) for _ in range(48)))
+            assert len(wire.peers) == 48 and not wire.left
+
+    on_loop(test)
+
+
 CHUNKED = b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n"
 
 
