@@ -24,10 +24,7 @@ PATH = Path(__file__).resolve().parents[1] / "docs" / "api.md"
 # A test refuses an entry that is served by now.
 NOT_SERVED: tuple[tuple[str, str, str], ...] = (("v1", "componentstatuses", "deprecated since 1.19"),)
 NOT_SERVED_PARTS = (
-    (
-        "writing IPAddresses and ServiceCIDRs",
-        "one range of addresses, that of `--service-cluster-ip-range`; both kinds can be read",
-    ),
+    ("Services of two families", "addresses come from ranges of the family of `--service-cluster-ip-range`"),
     ("type checking of policies (`status.typeChecking`)", "expressions are dynamically typed"),
     (
         "admission plugins ClusterTrustBundleAttest, PodTopologyLabels, and those "

@@ -30,7 +30,8 @@ from apiserver.bootstrap.hooks import Bootstrap
 from apiserver.extensions.controller import CustomResources
 from apiserver.flowcontrol.controller import FlowConfiguration
 from apiserver.kinds import SCHEME
-from apiserver.registry.allocation import service_allocator
+from apiserver.registry.addresses import ready_ranges
+from apiserver.registry.allocation import ServiceAllocator
 from apiserver.registry.reading import relative_key
 from apiserver.registry.registry import Registry, Settings
 from apiserver.registry.subresources import Subresources
@@ -76,8 +77,11 @@ class Server:
             store,
             self.cacher,
             allocators={
-                "services": service_allocator(
-                    store, values.service_cluster_ip_range, values.service_node_port_range
+                "services": ServiceAllocator(
+                    store,
+                    values.service_cluster_ip_range,
+                    values.service_node_port_range,
+                    lambda default: ready_ranges(self.cacher, self.scheme, default),
                 )
             },
             settings=self.settings,

@@ -186,12 +186,24 @@ class Bootstrap:
         await self._registry.update(self._call(kind, "update", "kube-system", fields["name"]), put)
 
     async def repair(self) -> None:
-        """Compare the allocation bitmaps with the Services, and let their range be seen."""
+        """Compare what is allocated with the Services, and let their range be seen."""
         created = meta.now_rfc3339(self._registry.settings.now())
         cidr = cidr_object(self._values.service_cluster_ip_range, created)
-        await self._ensure("networking.k8s.io", "v1", "servicecidrs", cidr)
+        if await self._ensure("networking.k8s.io", "v1", "servicecidrs", cidr):
+            await self._ready(cidr)
         services = await self._registry.reader.list(self._kind("", "v1", "services"), "", ListOptions())
         await self._allocator.repair([entry.decoded() for entry in services.entries])
+
+    async def _ready(self, cidr: Object) -> None:
+        """A range is created without a status; ours is ready from the start."""
+
+        async def put(stored: Object) -> Object:
+            return {**stored, "status": cidr["status"]}
+
+        kind = self._kind("networking.k8s.io", "v1", "servicecidrs")
+        call = self._call(kind, "update", "", cidr["metadata"]["name"])
+        call.subresource = "status"
+        await self._registry.update(call, put)
 
     async def _ensure(self, group: str, version: str, resource: str, obj: Object) -> bool:
         """Create unless it is there; whether it was created."""

@@ -1,9 +1,9 @@
 """Cluster IPs and node ports: unique in the cluster, however many apiservers hand them out.
 
-The truth is one bitmap a range, kept in the store as Kubernetes keeps it (RangeAllocation below
-/registry/ranges/) and changed by compare-and-swap alone. A crash between taking a number and writing the
-Service leaks the number; `repair` finds such leaks by comparing with the Services and frees what it has
-seen leaked three times in a row.
+Of addresses the truth are IPAddress objects (registry/addresses.py); of ports one bitmap, kept in the store
+as Kubernetes keeps it (RangeAllocation below /registry/ranges/) and changed by compare-and-swap alone. A
+crash between taking a number and writing the Service leaks the number; `repair` finds such leaks by comparing
+with the Services and frees what it has seen leaked three times in a row.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import ipaddress
 import random
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from apimachinery import errors, field
@@ -22,23 +22,14 @@ from apimachinery.errors import Cause
 from apiserver.kinds.services import needs_health_port
 from apiserver.options import node_ports
 from apiserver.registry import faults
-from apiserver.registry.addresses import Addresses, Owner
+from apiserver.registry.addresses import LEAK_SIGHTINGS, Addresses, Full, Network, Owner, Taken, holds
 from apiserver.storage import codec
 from apiserver.storage.interface import PREFIX, KeyExists, RevisionMismatch, StorageError, Store
 
 Object = dict[str, Any]
 
 MAX_SWAPS = 64
-LEAK_SIGHTINGS = 3
 NODE_PORT_TYPES = ("NodePort", "LoadBalancer")
-
-
-class Taken(Exception):
-    """The wanted number is in use."""
-
-
-class Full(Exception):
-    """Nothing is left in the range."""
 
 
 class Bitmap:
@@ -74,12 +65,6 @@ class Bitmap:
 
         await self._change(claim)
         return chosen
-
-    async def taken(self) -> set[int]:
-        """All numbers in use."""
-        stored, _ = await self._store.get(self._key)
-        used = self._decode(stored.value) if stored else 0
-        return {number for number in range(self._size) if used >> number & 1}
 
     async def give_back(self, numbers: Iterable[int]) -> None:
         mask = 0
@@ -147,28 +132,22 @@ class Bitmap:
 
 
 class ServiceReservation:
-    """What one write of a Service took, and what it will no longer need once it has happened.
+    """What one write of a Service took, and what it will no longer need once it has happened."""
 
-    `objects` writes the IPAddress objects of what was taken, and takes away those of what is left.
-    """
-
-    def __init__(
-        self, ips: Bitmap, ports: Bitmap, objects: Callable[[set[int], set[int]], Awaitable[None]]
-    ) -> None:
-        self._bitmaps = (ips, ports)
-        self._objects = objects
-        self.taken: tuple[set[int], set[int]] = (set(), set())
-        self.leaving: tuple[set[int], set[int]] = (set(), set())
+    def __init__(self, addresses: Addresses, ports: Bitmap) -> None:
+        self._addresses, self._ports = addresses, ports
+        self.taken: tuple[set[str], set[int]] = (set(), set())
+        self.leaving: tuple[set[str], set[int]] = (set(), set())
 
     async def commit(self) -> None:
-        for bitmap, numbers in zip(self._bitmaps, self.leaving, strict=True):
-            await _quietly(bitmap.give_back(numbers))
-        if self.taken[0] or self.leaving[0]:
-            await _quietly(self._objects(self.taken[0], self.leaving[0]))
+        await self._give_back(self.leaving)
 
     async def rollback(self) -> None:
-        for bitmap, numbers in zip(self._bitmaps, self.taken, strict=True):
-            await _quietly(bitmap.give_back(numbers))
+        await self._give_back(self.taken)
+
+    async def _give_back(self, what: tuple[set[str], set[int]]) -> None:
+        await _quietly(self._addresses.give_back(what[0]))
+        await _quietly(self._ports.give_back(what[1]))
 
 
 async def _quietly(work: Any) -> None:
@@ -182,26 +161,22 @@ async def _quietly(work: Any) -> None:
 class ServiceAllocator:
     """Fills clusterIP(s) and nodePorts of Services (registry/core/service/storage/alloc.go)."""
 
-    def __init__(self, store: Store, cidr: str, ports: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        cidr: str,
+        ports: str,
+        ranges: Callable[[Network], Sequence[Network]] | None = None,
+    ) -> None:
+        """`ranges` gives all that addresses may come from, the flag's among them."""
         self._network = ipaddress.ip_network(cidr)
+        self._ranges = ranges or (lambda default: [default])
         self._port_range = node_ports(ports)
-        size = min(self._network.num_addresses, 1 << 16)
-        self._usable = range(1, size - 1)
-        self._ips = Bitmap(store, "serviceips", cidr, size)
         self._ports = Bitmap(store, "servicenodeports", ports, len(self._port_range))
         self._addresses = Addresses(store)
 
     async def reserve(self, new: Object | None, old: Object | None, dry_run: bool) -> ServiceReservation:
-        service = new or old or {"metadata": {}}
-        owner = service["metadata"].get("namespace", ""), service["metadata"].get("name", "")
-
-        async def objects(taken: set[int], left: set[int]) -> None:
-            for number in taken:
-                await self._addresses.add(str(self._network[number]), owner, time.time())
-            for number in left:
-                await self._addresses.remove(str(self._network[number]))
-
-        out = ServiceReservation(self._ips, self._ports, objects)
+        out = ServiceReservation(self._addresses, self._ports)
         if new is not None and old is not None:
             inherit(new, old)
         if new is not None and not dry_run:
@@ -216,68 +191,58 @@ class ServiceAllocator:
                 await out.rollback()
                 raise
         if old is not None and not dry_run:
-            out.leaving[0].update(self._ips_of(old) - self._ips_of(new))
+            out.leaving[0].update(addresses_of(old) - addresses_of(new))
             out.leaving[1].update(self._ports_of(old) - self._ports_of(new))
         return out
 
     async def repair(self, services: Iterable[Object]) -> None:
-        """Compare both bitmaps with the Services that exist."""
-        ips: set[int] = set()
+        """Compare what is taken with the Services that exist."""
+        owners: dict[str, Owner] = {}
         ports: set[int] = set()
-        owners: dict[int, Owner] = {}
         for service in services:
-            mine = self._ips_of(service)
-            owners.update(
-                dict.fromkeys(mine, (service["metadata"]["namespace"], service["metadata"]["name"]))
-            )
-            ips |= mine
+            owner = service["metadata"]["namespace"], service["metadata"]["name"]
+            owners.update(dict.fromkeys(addresses_of(service), owner))
             ports |= self._ports_of(service)
-        await self._ips.repair(ips)
         await self._ports.repair(ports)
-        await self._repair_objects(owners)
-
-    async def _repair_objects(self, owners: Mapping[int, Owner]) -> None:
-        """An address that is taken by now, but by nobody that was seen, keeps the object it may have."""
-        known = {number: owners.get(number) for number in await self._ips.taken()}
-        shown = {str(self._network[number]): owner for number, owner in known.items()}
-        await self._addresses.repair(shown, time.time())
+        await self._addresses.repair(owners, time.time())
 
     async def _take_ip(self, new: Object, old: Object | None, out: ServiceReservation) -> None:
         spec = new["spec"]
         if spec.get("type") == "ExternalName" or spec.get("clusterIP") == "None":
             return
         wanted = spec.get("clusterIP") or next(iter(spec.get("clusterIPs") or []), "")
-        if wanted and self._ips_of(new) <= self._ips_of(old) and self._ips_of(new):
+        if wanted and addresses_of(new) <= addresses_of(old) and addresses_of(new):
             return
-        number = await self._claim_ip(new, wanted)
-        out.taken[0].add(number)
-        address = str(self._network[number])
+        address = await self._claim_ip(new, wanted)
+        out.taken[0].add(address)
         spec["clusterIP"], spec["clusterIPs"] = address, [address]
         spec.setdefault("ipFamilies", [f"IPv{self._network.version}"])
         spec.setdefault("ipFamilyPolicy", "SingleStack")
 
-    async def _claim_ip(self, new: Object, wanted: str) -> int:
-        name = new["metadata"]["name"]
+    async def _claim_ip(self, new: Object, wanted: str) -> str:
+        owner = new["metadata"].get("namespace", ""), new["metadata"]["name"]
+        ranges = self._ranges(self._network)
         if not wanted:
             try:
-                return await self._ips.take_any(self._usable)
+                return await self._addresses.take_any(ranges, owner, time.time())
             except Full:
                 raise errors.internal_error("failed to allocate a serviceIP: range is full") from None
-        number = self._ip_number(wanted)
-        if number is None or number not in self._usable:
+        if not any(holds(network, wanted) for network in ranges):
+            shown = ", ".join(str(network) for network in ranges)
             why = (
                 f"failed to allocate IP {wanted}: the provided IP ({wanted}) is not in the valid range. "
-                f"The range of valid IPs is {self._network}"
+                f"The range of valid IPs is {shown}"
             )
-            raise errors.invalid("", "Service", name, [field.invalid("spec.clusterIPs", [wanted], why)])
+            raise errors.invalid("", "Service", owner[1], [field.invalid("spec.clusterIPs", [wanted], why)])
+        address = str(ipaddress.ip_address(wanted))
         try:
-            await self._ips.take(number)
+            await self._addresses.take(address, owner, time.time())
         except Taken:
             why = f"failed to allocate IP {wanted}: provided IP is already allocated"
             raise errors.invalid(
-                "", "Service", name, [field.invalid("spec.clusterIPs", [wanted], why)]
+                "", "Service", owner[1], [field.invalid("spec.clusterIPs", [wanted], why)]
             ) from None
-        return number
+        return address
 
     async def _take_ports(self, new: Object, old: Object | None, out: ServiceReservation) -> None:
         if new["spec"].get("type") not in NODE_PORT_TYPES:
@@ -338,22 +303,6 @@ class ServiceAllocator:
             ) from None
         out.taken[1].add(number)
 
-    def _ip_number(self, text: str) -> int | None:
-        try:
-            address = ipaddress.ip_address(text)
-        except ValueError:
-            return None
-        return int(address) - int(self._network.network_address) if address in self._network else None
-
-    def _ips_of(self, service: Object | None) -> set[int]:
-        spec = (service or {}).get("spec") or {}
-        if spec.get("type") == "ExternalName":
-            return set()
-        numbers = (
-            self._ip_number(text) for text in {spec.get("clusterIP", ""), *(spec.get("clusterIPs") or [])}
-        )
-        return {number for number in numbers if number is not None}
-
     def _ports_of(self, service: Object | None) -> set[int]:
         spec = (service or {}).get("spec") or {}
         if spec.get("type") not in NODE_PORT_TYPES:
@@ -362,6 +311,14 @@ class ServiceAllocator:
         if needs_health_port(spec):
             ports.append(spec.get("healthCheckNodePort"))
         return {self._port_range.index(port) for port in ports if port in self._port_range}
+
+
+def addresses_of(service: Object | None) -> set[str]:
+    """The cluster IPs of a Service."""
+    spec = (service or {}).get("spec") or {}
+    if spec.get("type") == "ExternalName":
+        return set()
+    return {spec.get("clusterIP") or "", *(spec.get("clusterIPs") or ())} - {"", "None"}
 
 
 def inherit(new: Object, old: Object) -> None:
@@ -401,7 +358,3 @@ def immutable_ip(new: Object, old: Object) -> list[Cause]:
     ):
         return [field.invalid("spec.clusterIPs[0]", [after], "may not change once set")]
     return []
-
-
-def service_allocator(store: Store, cidr: str, ports: str) -> ServiceAllocator:
-    return ServiceAllocator(store, cidr, ports)
