@@ -33,8 +33,10 @@ from kubelet.embedded.usage import Group, Usage, by_processes
 NAME = "embedded"
 VERSION = "0.1.0"
 BUSYBOX = Path("/bin/busybox")
-# Keeps a pod's namespaces. As pid 1 of a pod that shares processes it must also collect the dead.
-WAIT = "trap 'exit 0' TERM; while :; do sleep 2147483647 & wait $!; done"
+# What keeps a pod's namespaces: one process that holds the lock and has no child to leave it to. As pid 1 of
+# a pod that shares processes it must collect the dead, and all of its children end with it.
+WAIT = ("sleep", "2147483647")
+WAIT_AND_COLLECT = ("sh", "-c", "trap 'exit 0' TERM; while :; do sleep 2147483647 & wait $!; done")
 QUERY = {"images", "cni"}
 OUTPUT_LIMIT = 16 << 20
 KILL_TIMEOUT = 30.0
@@ -186,7 +188,8 @@ class EmbeddedRuntime:
         tree = spec.tree(pause, sandbox.directory / LAYER)
         tree["own_processes"] = context.namespace_options.pid == pb.POD
         about = self._confinement(spec.Identity(0, 0, (0,), "/"), [], no_new_privs=True)
-        path = {"argv": ["/bin/busybox", "sh", "-c", WAIT], "env": ["PATH=/bin"], "cwd": "/"}
+        wait = WAIT_AND_COLLECT if tree["own_processes"] else WAIT
+        path = {"argv": ["/bin/busybox", *wait], "env": ["PATH=/bin"], "cwd": "/"}
         return {
             "directory": str(sandbox.directory),
             "spaces": spec.sandbox_spaces(context.namespace_options),

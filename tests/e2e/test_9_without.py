@@ -93,6 +93,7 @@ def run_a_pod(lab: Lab) -> None:
     lab.hardway("restart", worker, "kubelet")
     eventually("the kubelet is back", lambda: lab.kubectl("exec", "web", "--", "echo", "still") == "still\n")
     assert lab.get("pod", "web")["status"]["containerStatuses"][0]["restartCount"] == 0
+    lab.kubectl("delete", "pod", "web", "--now", "--timeout=60s")
 
 
 def test_without_containerd() -> None:
