@@ -104,18 +104,7 @@ class Kubelet:
         self._tasks = tasks
         config = settings.config
         self.machine = self._inspect()
-        self.spec = NodeSpec(
-            settings.node_name,
-            settings.node_ips,
-            config.port,
-            config.max_pods,
-            version.GIT_VERSION,
-            (config.system_reserved, config.kube_reserved),
-            config.taints,
-            settings.external_cloud,
-            settings.provider_id,
-            settings.not_isolated,
-        )
+        self.spec = self._node_spec()
         self.allocatable = allocatable(self.spec, self.machine)
         self.node_facts = self._facts()
         self.recorder = EventRecorder(client, "kubelet", settings.node_name)
@@ -143,6 +132,21 @@ class Kubelet:
 
     def _inspect(self) -> Machine:
         return inspect(self.settings.root)
+
+    def _node_spec(self) -> NodeSpec:
+        settings, config = self.settings, self.settings.config
+        return NodeSpec(
+            settings.node_name,
+            settings.node_ips,
+            config.port,
+            config.max_pods,
+            version.GIT_VERSION,
+            (config.system_reserved, config.kube_reserved),
+            config.taints,
+            settings.external_cloud,
+            settings.provider_id,
+            settings.not_isolated,
+        )
 
     def _volumes(self) -> VolumeManager:
         return VolumeManager(self.settings.root, self.objects, self.sources, self._labels)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -22,9 +21,9 @@ from urllib.parse import parse_qs, urlsplit
 from componentbase.tasks import Background
 from kubelet.cri.pb import api_pb2 as pb
 from kubelet.cri.port import ExecResult, NotFound, RuntimeFailure, TimedOut
-from kubelet.embedded import detach, isolation, spec
+from kubelet.embedded import detach, isolation, spec, views
 from kubelet.embedded.images import ImageStore, LocalImage
-from kubelet.embedded.network import CONFIGURATIONS, PodLink, PodNetwork
+from kubelet.embedded.network import CONFIGURATIONS, PodNetwork
 from kubelet.embedded.programs import ShimGone, dial_shim, program, specification, start, tell_shim
 from kubelet.embedded.records import LAYER, NETWORK, Container, Record, Records, Sandbox
 from kubelet.embedded.streaming import StreamServer
@@ -109,7 +108,7 @@ class EmbeddedRuntime:
             pb.PodSandbox(
                 id=sandbox.id,
                 metadata=sandbox.config.metadata,
-                state=_sandbox_state(sandbox),
+                state=views.sandbox_state(sandbox),
                 created_at=sandbox.created_at,
                 labels=sandbox.config.labels,
                 annotations=sandbox.config.annotations,
@@ -123,7 +122,7 @@ class EmbeddedRuntime:
         status = pb.PodSandboxStatus(
             id=sandbox.id,
             metadata=sandbox.config.metadata,
-            state=_sandbox_state(sandbox),
+            state=views.sandbox_state(sandbox),
             created_at=sandbox.created_at,
             labels=sandbox.config.labels,
             annotations=sandbox.config.annotations,
@@ -132,7 +131,7 @@ class EmbeddedRuntime:
             status.network.ip = addresses[0]
             status.network.additional_ips.extend(pb.PodIP(ip=each) for each in addresses[1:])
         status.linux.namespaces.options.CopyFrom(sandbox.config.linux.security_context.namespace_options)
-        return pb.PodSandboxStatusResponse(status=status, info=_info(sandbox) if verbose else {})
+        return pb.PodSandboxStatusResponse(status=status, info=views.info(sandbox) if verbose else {})
 
     async def run_sandbox(self, config: pb.PodSandboxConfig, handler: str = "") -> str:
         if handler:
@@ -159,7 +158,7 @@ class EmbeddedRuntime:
             addresses: list[str] = []
             held: dict[str, Any] = {}
             if not sandbox.host_network:
-                held, addresses = await self.network.connect(_link(sandbox))
+                held, addresses = await self.network.connect(views.link(sandbox))
             sandbox.write(NETWORK, {"addresses": addresses, "held": held})
         except BaseException:
             await asyncio.shield(self._abandon(sandbox))
@@ -231,7 +230,7 @@ class EmbeddedRuntime:
             await self.stop_container(container.id, 0)
         held = sandbox.read(NETWORK)
         if held.get("held"):
-            await self.network.disconnect(_link(sandbox), held["held"])
+            await self.network.disconnect(views.link(sandbox), held["held"])
             sandbox.write(NETWORK, {**held, "held": {}})
         sandbox.stop()
         await self._end_holder(sandbox)
@@ -520,14 +519,14 @@ class EmbeddedRuntime:
     # -- images
 
     async def list_images(self) -> list[pb.Image]:
-        return [_image(image) for image in await asyncio.to_thread(self.images.present)]
+        return [views.image(image) for image in await asyncio.to_thread(self.images.present)]
 
     async def image_filesystem(self) -> str:
         return str(self.images.root)
 
     async def image_status(self, reference: str) -> pb.Image | None:
         found = await asyncio.to_thread(self.images.find, reference)
-        return _image(found) if found else None
+        return views.image(found) if found else None
 
     async def pull_image(
         self, reference: str, auth: pb.AuthConfig | None, sandbox: pb.PodSandboxConfig
@@ -546,31 +545,6 @@ async def _gone(record: Record, wait: float) -> bool:
     return not record.alive
 
 
-def _sandbox_state(sandbox: Sandbox) -> pb.PodSandboxState:
-    return pb.SANDBOX_READY if sandbox.ready else pb.SANDBOX_NOTREADY
-
-
-def _link(sandbox: Sandbox) -> PodLink:
-    about = sandbox.config.metadata
-    ports = tuple(
-        {
-            "hostPort": port.host_port,
-            "containerPort": port.container_port,
-            "protocol": pb.Protocol.Name(port.protocol).lower(),
-            "hostIP": port.host_ip,
-        }
-        for port in sandbox.config.port_mappings
-        if port.host_port
-    )
-    return PodLink(sandbox.id, sandbox.pid if sandbox.alive else 0, about.name, about.namespace, ports)
-
-
-def _info(sandbox: Sandbox) -> dict[str, str]:
-    """What containerd's verbose answer has of namespaces, which is how port-forward finds the pod."""
-    spaces = [] if sandbox.host_network else [{"type": "network", "path": f"/proc/{sandbox.pid}/ns/net"}]
-    return {"info": json.dumps({"pid": sandbox.pid, "runtimeSpec": {"linux": {"namespaces": spaces}}})}
-
-
 def _own_files(sandbox: Sandbox, hostname: str) -> dict[str, Path]:
     """The runtime's own files of a pod, below its directory."""
     host = Path("/etc/resolv.conf")
@@ -586,18 +560,3 @@ def _own_files(sandbox: Sandbox, hostname: str) -> dict[str, Path]:
 
 def _targets(context: pb.LinuxContainerSecurityContext) -> bool:
     return bool(context.namespace_options.pid == pb.TARGET)
-
-
-def _image(image: LocalImage) -> pb.Image:
-    made = pb.Image(
-        id=image.id,
-        repo_tags=image.references,
-        repo_digests=sorted({f"{name.rpartition(':')[0]}@{image.digest}" for name in image.references}),
-        size=image.size,
-    )
-    user = str(image.settings.get("User") or "").partition(":")[0]
-    if user.isdigit():
-        made.uid.value = int(user)
-    elif user:
-        made.username = user
-    return made
