@@ -203,8 +203,14 @@ def main(argv: Sequence[str]) -> int:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as end:
         end.bind(_socket_name(name))
         end.listen(1)
+        home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         linux.enter_network(namespace)
-        queue = open_queue()
+        try:
+            queue = open_queue()
+        finally:
+            # Packets come by the socket; `end` and whoever knocks at it stay in the network they began in.
+            linux.setns(home, linux.CLONE_NEWNET)
+            os.close(home)
         with queue:
             if os.fork() != 0:
                 return 0
