@@ -12,6 +12,8 @@ from typing import Any
 
 import orjson
 
+from apimachinery.protobuf import wire
+
 Schema = dict[str, Any]
 
 PROTOBUF = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
@@ -72,9 +74,9 @@ def encode(document: Mapping[str, Any]) -> bytes:
     return b"".join(
         (
             _text(1, document["swagger"]),
-            _field(2, _text(1, info["title"]) + _text(2, info["version"])),
-            _field(8, b""),
-            _field(9, definitions),
+            wire.delimited(2, _text(1, info["title"]) + _text(2, info["version"])),
+            wire.delimited(8, b""),
+            wire.delimited(9, definitions),
         )
     )
 
@@ -94,35 +96,17 @@ def _members(schema: Mapping[str, Any]) -> Iterator[bytes]:
             yield _named(_EXTENSION, name, _any(value))
 
 
-def _varint(value: int) -> bytes:
-    value &= (1 << 64) - 1
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def _field(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
-
-
 def _text(number: int, value: str) -> bytes:
-    return _field(number, value.encode())
+    return wire.delimited(number, value.encode())
 
 
 def _double(number: int, value: float) -> bytes:
-    return _varint(number << 3 | 1) + struct.pack("<d", value)
-
-
-def _number(number: int, value: int) -> bytes:
-    return _varint(number << 3) + _varint(int(value))
+    return wire.fixed64(number, struct.pack("<d", value))
 
 
 def _named(number: int, name: str, value: bytes) -> bytes:
     """One entry of a map, which the message writes as pairs of name (1) and value (2)."""
-    return _field(number, _text(1, name) + _field(2, value))
+    return wire.delimited(number, _text(1, name) + wire.delimited(2, value))
 
 
 def _any(value: Any) -> bytes:
@@ -131,19 +115,19 @@ def _any(value: Any) -> bytes:
 
 
 def _additional(value: Any) -> bytes:
-    inner = _number(2, value) if isinstance(value, bool) else _field(1, _schema(value))
-    return _field(_ADDITIONAL, inner)
+    inner = wire.integer(2, value) if isinstance(value, bool) else wire.delimited(1, _schema(value))
+    return wire.delimited(_ADDITIONAL, inner)
 
 
-_SCALARS: Mapping[int, Callable[[int, Any], bytes]] = {_TEXT: _text, _DOUBLE: _double, _NUMBER: _number}
+_SCALARS: Mapping[int, Callable[[int, Any], bytes]] = {_TEXT: _text, _DOUBLE: _double, _NUMBER: wire.integer}
 _NESTED: Mapping[str, Callable[[Any], bytes]] = {
-    "default": lambda value: _field(_DEFAULT, _any(value)),
+    "default": lambda value: wire.delimited(_DEFAULT, _any(value)),
     "required": lambda names: b"".join(_text(_REQUIRED, name) for name in names),
-    "enum": lambda values: b"".join(_field(_ENUM, _any(value)) for value in values),
-    "type": lambda name: _field(_TYPE, _text(1, name)),
-    "items": lambda schema: _field(_ITEMS, _field(1, _schema(schema))),
-    "allOf": lambda schemas: b"".join(_field(_ALL_OF, _schema(schema)) for schema in schemas),
-    "properties": lambda schemas: _field(
+    "enum": lambda values: b"".join(wire.delimited(_ENUM, _any(value)) for value in values),
+    "type": lambda name: wire.delimited(_TYPE, _text(1, name)),
+    "items": lambda schema: wire.delimited(_ITEMS, wire.delimited(1, _schema(schema))),
+    "allOf": lambda schemas: b"".join(wire.delimited(_ALL_OF, _schema(schema)) for schema in schemas),
+    "properties": lambda schemas: wire.delimited(
         _PROPERTIES, b"".join(_named(1, name, _schema(each)) for name, each in schemas.items())
     ),
     "additionalProperties": _additional,
