@@ -20,6 +20,7 @@ from apimachinery.scheme import Kind, Scheme
 from apiserver.admission.pods import SYSTEM_CLASSES
 from apiserver.auth import policy
 from apiserver.auth.user import LOOPBACK
+from apiserver.auth.wording import RBAC_GROUP
 from apiserver.bootstrap.kubernetes_service import KubernetesService
 from apiserver.flowcontrol import defaults as flow_defaults
 from apiserver.kinds.serviceaddresses import cidr_object
@@ -135,12 +136,12 @@ class Bootstrap:
         """Add what is missing from a role or binding, unless its owner has turned autoupdate off; remove
         nothing.
         """
-        kind, fields = self._kind(policy.RBAC_GROUP, "v1", resource), wanted["metadata"]
+        kind, fields = self._kind(RBAC_GROUP, "v1", resource), wanted["metadata"]
         entry = self._registry.cacher.of(kind).get(
             f"{fields['namespace']}/{fields['name']}" if kind.namespaced else fields["name"]
         )
         if entry is None:
-            await self._ensure(policy.RBAC_GROUP, "v1", resource, wanted)
+            await self._ensure(RBAC_GROUP, "v1", resource, wanted)
             return
         if lacks_nothing(entry.decoded(), wanted):
             return

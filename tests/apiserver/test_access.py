@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from apiserver.auth import policy
+from apiserver.auth import policy, wording
 from apiserver.auth.authorize import Attributes
 from apiserver.auth.rules import Rule, from_dict, uncovered
 from apiserver.auth.user import User
@@ -24,18 +24,18 @@ NODE, OTHER = "system:node:n1;system:nodes", "system:node:n2;system:nodes"
 @pytest.mark.parametrize(
     ("rule", "wanted", "allowed"),
     [
-        (policy.rule("get list", "", "pods"), Attributes(BOB, "get", "", "pods", "ns"), True),
-        (policy.rule("get", "", "pods"), Attributes(BOB, "get", "", "pods", "ns", "x", "log"), False),
-        (policy.rule("get", "", "pods/log"), Attributes(BOB, "get", "", "pods", "ns", "x", "log"), True),
+        (wording.rule("get list", "", "pods"), Attributes(BOB, "get", "", "pods", "ns"), True),
+        (wording.rule("get", "", "pods"), Attributes(BOB, "get", "", "pods", "ns", "x", "log"), False),
+        (wording.rule("get", "", "pods/log"), Attributes(BOB, "get", "", "pods", "ns", "x", "log"), True),
         (
-            policy.rule("get", "*", "*/scale"),
+            wording.rule("get", "*", "*/scale"),
             Attributes(BOB, "get", "apps", "deployments", "ns", "x", "scale"),
             True,
         ),
-        (policy.rule("get", "", "pods", "a"), Attributes(BOB, "get", "", "pods", "ns", "b"), False),
-        (policy.rule("*", "*", "*"), Attributes(BOB, "delete", "apps", "deployments", "ns"), True),
-        (policy.url("get", "/healthz/*"), Attributes(BOB, "get", path="/healthz/etcd"), True),
-        (policy.url("get", "/healthz"), Attributes(BOB, "get", path="/metrics"), False),
+        (wording.rule("get", "", "pods", "a"), Attributes(BOB, "get", "", "pods", "ns", "b"), False),
+        (wording.rule("*", "*", "*"), Attributes(BOB, "delete", "apps", "deployments", "ns"), True),
+        (wording.url("get", "/healthz/*"), Attributes(BOB, "get", path="/healthz/etcd"), True),
+        (wording.url("get", "/healthz"), Attributes(BOB, "get", path="/metrics"), False),
     ],
 )
 def test_rules(rule: Rule, wanted: Attributes, allowed: bool) -> None:
@@ -43,8 +43,8 @@ def test_rules(rule: Rule, wanted: Attributes, allowed: bool) -> None:
 
 
 def test_uncovered_names_what_is_missing() -> None:
-    held = [policy.rule("get list", "", "pods")]
-    missing = uncovered([policy.rule("get delete", "", "pods secrets")], held)
+    held = [wording.rule("get list", "", "pods")]
+    missing = uncovered([wording.rule("get delete", "", "pods secrets")], held)
     assert {(rule.verbs[0], rule.resources[0]) for rule in missing} == {
         ("get", "secrets"),
         ("delete", "pods"),
