@@ -74,8 +74,8 @@ def test_an_unbound_user_is_refused_in_kubernetes_words() -> None:
 def test_a_binding_takes_effect_and_its_removal_too() -> None:
     async def test(api: Harness) -> None:
         bindings = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings"
-        ref = {"apiGroup": policy.RBAC_GROUP, "kind": "ClusterRole", "name": "view"}
-        subjects = [{"kind": "User", "apiGroup": policy.RBAC_GROUP, "name": "x"}]
+        ref = {"apiGroup": wording.RBAC_GROUP, "kind": "ClusterRole", "name": "view"}
+        subjects = [{"kind": "User", "apiGroup": wording.RBAC_GROUP, "name": "x"}]
         await api.ok("POST", bindings, {"metadata": {"name": "b"}, "roleRef": ref, "subjects": subjects})
         await api.server.registry.reader.reach("")
         await api.ok("GET", PODS, user="x")
@@ -92,8 +92,8 @@ def test_nobody_grants_more_than_they_hold() -> None:
     async def test(api: Harness) -> None:
         bindings = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/rolebindings"
         roles = "/apis/rbac.authorization.k8s.io/v1/namespaces/default/roles"
-        subjects = [{"kind": "User", "apiGroup": policy.RBAC_GROUP, "name": "x"}]
-        ref = {"apiGroup": policy.RBAC_GROUP, "kind": "ClusterRole", "name": "admin"}
+        subjects = [{"kind": "User", "apiGroup": wording.RBAC_GROUP, "name": "x"}]
+        ref = {"apiGroup": wording.RBAC_GROUP, "kind": "ClusterRole", "name": "admin"}
         await api.ok("POST", bindings, {"metadata": {"name": "b"}, "roleRef": ref, "subjects": subjects})
         await api.server.registry.reader.reach("")
         fine = {
