@@ -25,6 +25,7 @@ from tests.robustness.lab import PEER_PORT
 from tests.robustness.members import ETCD, Member
 
 CTL_SECONDS = 15.0
+REPLACE_SECONDS = 60.0
 AFTERMATH_SECONDS = 20.0  # a busy machine takes its time to end a member whose disk has failed
 
 
@@ -243,18 +244,22 @@ async def replace(stage: Stage) -> None:
     if not ids or len(listed.splitlines()) < 3:
         return
     await asyncio.to_thread(member.end, signal.SIGKILL)
-    removed = added = ""
-    for _ in range(20):
-        removed = removed or await etcdctl(helper, "member", "remove", ids[0])
-        if removed:
-            added = await etcdctl(helper, "member", "add", member.name, f"--peer-urls={member.peer_url}")
-        if added:
-            break
-        await asyncio.sleep(0.5)
+    removed = added = False
+    deadline = time.monotonic() + REPLACE_SECONDS
+    while not added and time.monotonic() < deadline:
+        # A command that failed may have been carried out: what the members are says what is left to do.
+        listed = await etcdctl(helper, "member", "list")
+        removed = removed or (bool(listed) and ids[0] not in listed)
+        added = removed and member.peer_url in listed
+        if listed and not removed:
+            await etcdctl(helper, "member", "remove", ids[0])
+        elif listed and not added:
+            await etcdctl(helper, "member", "add", member.name, f"--peer-urls={member.peer_url}")
+        await asyncio.sleep(0.2)
     if removed:
         member.generation += 1
         member.state = "existing"
-    stage.say(f"  replaced {member.name}: removed {bool(removed)}, added {bool(added)}")
+    stage.say(f"  replaced {member.name}: removed {removed}, added {added}")
     member.start()
 
 

@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
 
 from deploy.judge.history import Batch, Event, Watch
 from deploy.judge.model import Delete, Get, KeyValue, Put
 from tests.robustness import __main__ as command
+from tests.robustness import schedule
 from tests.robustness.campaign import _cut, _gap
 from tests.robustness.lab import Certificates, Host
 from tests.robustness.members import ETCD, ETCDLITE, Member, program
@@ -79,3 +84,35 @@ def test_members_run_the_same_flags_on_both_stores(tmp_path: Path) -> None:
     assert {name for name in theirs if theirs[name] != ours.get(name)} == {"logger", "snapshot-count"}
     assert ours["client-cert-auth"] == ours["peer-client-cert-auth"] == "true"
     assert program("stale-reads")[-2:] == ["tests.robustness.broken", "stale-reads"]
+
+
+def test_a_removal_that_was_carried_out_without_an_answer_is_gone_on_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Under a partition etcdctl gives up while the cluster does not."""
+    listed = {f"1{n}": f"1{n}, started, m{n}, http://m{n}:2380, http://m{n}:2379, false" for n in range(3)}
+
+    async def etcdctl(member: object, *words: str) -> str:
+        match words[1]:
+            case "list":
+                return "\n".join(listed.values())
+            case "remove":
+                listed.pop(words[2])
+                return ""
+            case "add":
+                listed["20"] = "20, unstarted, , http://m0:2380, , false"
+                return ""
+        raise AssertionError(words)
+
+    monkeypatch.setattr(schedule, "etcdctl", etcdctl)
+    members = [
+        SimpleNamespace(name=f"m{n}", peer_url=f"http://m{n}:2380", generation=0, state="new", starts=0)
+        for n in range(3)
+    ]
+    victim, said = members[0], list[str]()
+    victim.end = lambda how: None
+    victim.start = lambda: setattr(victim, "starts", victim.starts + 1)
+    stage = SimpleNamespace(members=members, one=lambda: victim, say=said.append)
+    asyncio.run(schedule.replace(cast(schedule.Stage, stage)))
+    assert said == ["  replaced m0: removed True, added True"]
+    assert (victim.generation, victim.state, victim.starts) == (1, "existing", 1)
