@@ -15,7 +15,7 @@ import yaml
 from pki.layout import ClusterNames
 
 RUNTIMES = ("auto", "containerd", "embedded")
-PROXY_MODES = ("nftables", "iptables")
+PROXY_MODES = ("nftables", "iptables", "userspace")
 ROLES = ("controller", "worker", "balancer")
 API_PORT = 6443
 # A host's name is also the name of its port on the bridge: IFNAMSIZ allows 15 characters.

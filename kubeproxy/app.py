@@ -1,6 +1,6 @@
 """kube-proxy: flags, configuration, wiring.
 
-apiserver --list+watch--> informers --> Proxy --compile--> RuleSet --nft--> kernel
+apiserver --list+watch--> informers --> Proxy --compile--> RuleSet --nft--> kernel (or another of `backends`)
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from componentbase.health import Health, respond
 from componentbase.http import server
 from kubeclient.informer import InformerFactory
 from kubeclient.rest import NotInCluster, RestClient
-from kubeproxy import compiler, iptables_compiler, nftables, policy
+from kubeproxy import backends
 from kubeproxy import config as configuration
+from kubeproxy.backends import Chosen
 from kubeproxy.compiler import Settings
 from kubeproxy.config import Config, ConfigError
 from kubeproxy.healthcheck import HealthChecks
-from kubeproxy.iptables import Iptables
 from kubeproxy.policy_agent import PolicyAgent
 from kubeproxy.proxy import UNSYNCED_IS_SICK, Proxy
 from kubeproxy.reload import replaced
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
     values = declare_flags().parse(argv)
     log.setup("kubeproxy", values.v)
     if values.cleanup:
-        return tasks.run(_clean_up)
+        return tasks.run(backends.clean_up)
     try:
         config = configuration.load(values.config) if values.config else Config()
     except (ConfigError, OSError) as error:
@@ -69,25 +69,27 @@ async def run(config: Config, kubeconfig: str, node: str) -> None:
     anew; rules stay in force meanwhile.
     """
     _enable_forwarding()
-    while True:
-        async with asyncio.TaskGroup() as group:
-            serving = group.create_task(_serve(config, kubeconfig, node), name="serve")
-            if kubeconfig:
-                await replaced(Path(kubeconfig), RealClock())
-                logger.info("the kubeconfig was replaced, connecting anew")
-                serving.cancel()
+    settings = Settings(config.cluster_cidrs, config.node_port_addresses, config.masquerade_all)
+    async with backends.chosen(config.mode, settings) as backend:
+        while True:
+            async with asyncio.TaskGroup() as group:
+                serving = group.create_task(_serve(config, settings, backend, kubeconfig, node), name="serve")
+                if kubeconfig:
+                    await replaced(Path(kubeconfig), RealClock())
+                    logger.info("the kubeconfig was replaced, connecting anew")
+                    serving.cancel()
 
 
-async def _serve(config: Config, kubeconfig: str, node: str) -> None:
+async def _serve(config: Config, settings: Settings, backend: Chosen, kubeconfig: str, node: str) -> None:
     async with _connect(config, kubeconfig) as client:
         factory = InformerFactory(client)
-        settings = Settings(config.cluster_cidrs, config.node_port_addresses, config.masquerade_all)
         proxy = Proxy(
             factory,
             node,
             settings,
-            backend=Iptables() if config.mode == "iptables" else nftables.Nft(),
-            rules=iptables_compiler if config.mode == "iptables" else compiler,
+            backend=backend.backend,
+            rules=backend.rules,
+            tracked=backend.tracked,
             min_sync_period=config.min_sync_period,
             sync_period=config.sync_period,
         )
@@ -98,8 +100,9 @@ async def _serve(config: Config, kubeconfig: str, node: str) -> None:
             group.create_task(factory.run(), name="informers")
             group.create_task(proxy.run(), name="proxy")
             group.create_task(checks.run(), name="health-checks")
-            group.create_task(PolicyAgent(client, node).run(), name="policies")
-            group.create_task(_retire_other(proxy, config.mode), name="retire-other")
+            if backend.policies:
+                group.create_task(PolicyAgent(client, node).run(), name="policies")
+            group.create_task(_retire_others(proxy, config.mode), name="retire-others")
             for address, app in (
                 (config.healthz_bind_address, Healthz(proxy)),
                 (config.metrics_bind_address, Metrics(config.mode, proxy)),
@@ -110,25 +113,12 @@ async def _serve(config: Config, kubeconfig: str, node: str) -> None:
                     group.create_task(serving, name=f"http/{address}")
 
 
-async def _retire_other(proxy: Proxy, mode: str) -> None:
-    """Once our rules are in force, those of the other back end, programmed in an earlier life, must go."""
+async def _retire_others(proxy: Proxy, mode: str) -> None:
+    """Once ours is in force, what the other back ends left in an earlier life must go."""
     first = asyncio.Event()
     proxy.on_synced.append(lambda _: first.set())
     await first.wait()
-    other = Iptables() if mode == "nftables" else nftables.Nft()
-    try:
-        await other.remove()
-    except (nftables.NftError, OSError, TimeoutError) as error:
-        logger.info("no rules of the other mode removed: %s", error)
-
-
-async def _clean_up() -> None:
-    await nftables.Nft().remove()
-    await nftables.Nft(policy.TABLE).remove()
-    try:
-        await Iptables().remove()
-    except OSError as error:
-        logger.info("iptables: %s", error)
+    await backends.retire_others(mode)
 
 
 def _connect(config: Config, kubeconfig: str) -> RestClient:

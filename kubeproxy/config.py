@@ -53,7 +53,7 @@ _FIELDS = {
     "nftables",
     "nodePortAddresses",
 }
-MODES = ("nftables", "iptables")
+MODES = ("nftables", "iptables", "userspace")
 _CLIENT_FIELDS = {"kubeconfig", "qps", "burst", "acceptContentTypes", "contentType"}
 _BACKEND_FIELDS = {"masqueradeAll", "masqueradeBit", "minSyncPeriod", "syncPeriod"}
 
@@ -79,7 +79,7 @@ def parse(document: Any) -> Config:
     _known(document, _FIELDS, "")
     mode = document.get("mode") or "nftables"
     if mode not in MODES:
-        raise ConfigError(f"mode: {mode!r} is not supported, only {' and '.join(MODES)} are")
+        raise ConfigError(f"mode: {mode!r} is not supported, only {', '.join(MODES)} are")
     if (local := document.get("detectLocalMode") or "ClusterCIDR") != "ClusterCIDR":
         raise ConfigError(f"detectLocalMode: {local!r} is not supported, only ClusterCIDR is")
     client = _section(document, "clientConnection", _CLIENT_FIELDS)
@@ -87,11 +87,15 @@ def parse(document: Any) -> Config:
         "iptables": _section(document, "iptables", _BACKEND_FIELDS | {"localhostNodePorts"}),
         "nftables": _section(document, "nftables", _BACKEND_FIELDS),
     }
-    backend = backends[mode]
+    # As in kube-proxy, the periods of mode userspace stand in the section of iptables.
+    section = "nftables" if mode == "nftables" else "iptables"
+    backend = backends[section]
     if backend.get("masqueradeBit", 14) not in (None, 14):
-        raise ConfigError(f"{mode}.masqueradeBit: only 14 is supported")
+        raise ConfigError(f"{section}.masqueradeBit: only 14 is supported")
     if backend.get("localhostNodePorts"):
         raise ConfigError("iptables.localhostNodePorts: true is not supported")
+    if mode == "userspace" and backend.get("masqueradeAll"):
+        raise ConfigError("iptables.masqueradeAll: mode userspace translates no addresses")
     clusters = _networks(str(document.get("clusterCIDR") or "").split(","), "clusterCIDR")
     if mode == "iptables" and len(clusters) > 1:
         raise ConfigError("clusterCIDR: mode iptables takes one IPv4 range")
@@ -107,8 +111,8 @@ def parse(document: Any) -> Config:
         metrics_bind_address=_bind(document, "metricsBindAddress", defaults.metrics_bind_address),
         node_port_addresses=_networks(document.get("nodePortAddresses") or [], "nodePortAddresses"),
         masquerade_all=bool(backend.get("masqueradeAll")),
-        min_sync_period=_duration(backend, f"{mode}.minSyncPeriod", defaults.min_sync_period),
-        sync_period=_duration(backend, f"{mode}.syncPeriod", defaults.sync_period),
+        min_sync_period=_duration(backend, f"{section}.minSyncPeriod", defaults.min_sync_period),
+        sync_period=_duration(backend, f"{section}.syncPeriod", defaults.sync_period),
     )
 
 

@@ -15,7 +15,7 @@ from componentbase.clock import Clock, RealClock
 from kubeclient.informer import Informer, InformerFactory, key
 from kubeclient.resources import ENDPOINTSLICES, NODES, SERVICES
 from kubeproxy import compiler, conntrack, nftables
-from kubeproxy.compiler import Fragment, Settings
+from kubeproxy.compiler import Settings
 from kubeproxy.model import (
     HEADLESS_LABEL,
     PROXY_NAME_LABEL,
@@ -27,7 +27,6 @@ from kubeproxy.model import (
     service_ports,
 )
 from kubeproxy.reconcile import Reconciler
-from kubeproxy.rules import RuleSet
 
 log = logging.getLogger(__name__)
 
@@ -51,18 +50,24 @@ UNSYNCED_IS_SICK = 60.0
 AUTOSCALER_TAINT = "ToBeDeletedByClusterAutoscaler"
 
 
+Fragment = Any
+"""What a compiler makes of one service port. Only the compiler looks into it."""
+Program = Any
+"""What a compiler makes of all of them, a value: a RuleSet, or a Plan. Only its back end looks into it."""
+
+
 class Compiler(Protocol):
     """Service ports to rules: `kubeproxy.compiler`, or the one for another back end."""
 
     def compile_port(self, port: ServicePort, settings: Settings) -> Fragment: ...
 
-    def assemble(self, fragments: Iterable[Fragment], settings: Settings) -> RuleSet: ...
+    def assemble(self, fragments: Iterable[Fragment], settings: Settings) -> Program: ...
 
 
 class Backend(Protocol):
-    """Whoever programs the kernel."""
+    """Whoever puts a program into force: in the kernel, or by itself."""
 
-    async def program(self, old: RuleSet | None, new: RuleSet) -> bool:
+    async def program(self, old: Program | None, new: Program) -> bool:
         """Turn `old`, or whatever is there, into `new`; whether anything had to be done. Raises NftError,
         OSError, TimeoutError.
         """
@@ -82,10 +87,12 @@ class Proxy:
         *,
         backend: Backend | None = None,
         rules: Compiler = compiler,
+        tracked: bool = True,
         min_sync_period: float = 1.0,
         sync_period: float = 30.0,
         clock: Clock | None = None,
     ) -> None:
+        """`rules` compiles for `backend`; `tracked` says whether the kernel remembers UDP flows for it."""
         self._factory = factory
         self._services: Informer = factory.informer(SERVICES, label_selector=f"!{PROXY_NAME_LABEL}")
         self._slices: Informer = factory.informer(
@@ -96,6 +103,7 @@ class Proxy:
         self._settings = settings
         self._backend: Backend = backend or nftables.Nft()
         self._rules = rules
+        self._tracked = tracked
         self._clock = clock or RealClock()
         self._dirty_since: float | None = None
         self._reconciler = Reconciler(
@@ -161,7 +169,8 @@ class Proxy:
             self._dirty_since = since if since is not None else started
             raise
         self._reconciler.programmed = wanted
-        await conntrack.forget(conntrack.stale(self._ports, ports))
+        if self._tracked:
+            await conntrack.forget(conntrack.stale(self._ports, ports))
         self._ports = ports
         checks = health_checks(ports)
         for tell in self.on_synced:

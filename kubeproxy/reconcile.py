@@ -7,12 +7,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from componentbase.backoff import Backoff
 from componentbase.clock import Clock
 from kubeclient.informer import InformerFactory
 from kubeproxy.nftables import NftError
-from kubeproxy.rules import RuleSet
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +20,8 @@ FAILURES = (NftError, OSError, TimeoutError)
 
 
 class Reconciler:
-    """`programmed` is what the kernel holds; None when that is not known, and everything is programmed
-    anew."""
+    """`programmed` is what is in force, a value that only its back end looks into; None when that is not
+    known, and everything is programmed anew."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Reconciler:
         self._min_sync_period, self._sync_period = min_sync_period, sync_period
         self._on_failure = on_failure
         self._dirty = asyncio.Event()
-        self.programmed: RuleSet | None = None
+        self.programmed: Any = None
 
     def touch(self) -> None:
         """Something that the rules are made from has changed."""
