@@ -88,11 +88,9 @@ class Flows:
             return None
         if len(self._flows) >= self._limit:
             self._drop(next(iter(self._flows)))
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
-            sock.connect((order[0].ip, order[0].port))
+            sock = _towards(order[0])
         except OSError:
-            sock.close()
             self._director.refused(listener.route, client.ip)
             return None
         flow = self._flows[client] = _Flow(order[0], sock, self._director.now)
@@ -126,6 +124,16 @@ class Flows:
         asyncio.get_running_loop().remove_reader(flow.sock.fileno())
         flow.sock.close()
         _flows.dec()
+
+
+def _towards(endpoint: Endpoint) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    try:
+        sock.connect((endpoint.ip, endpoint.port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 class UdpListener:

@@ -175,26 +175,31 @@ def _end(process: subprocess.Popen[str]) -> None:
         process.stdout.close()
 
 
+def raise_lab(lab: Lab) -> None:
+    """The node, its pods `one` and `two`, which serve, and `client` outside."""
+    for name in ("node", "one", "two", "client"):
+        lab.add(name)
+    bridges = (("pods", "10.200.0.1/24"), ("lan", f"{NODE_IP}/24"), ("wan", "198.51.100.1/24"))
+    for bridge, address in bridges:
+        lab.inside("node", "ip", "link", "add", bridge, "type", "bridge")
+        lab.inside("node", "ip", "address", "add", address, "dev", bridge)
+        lab.inside("node", "ip", "link", "set", bridge, "up")
+    lab.wire("one", f"{POD_ONE}/24", "10.200.0.1", "pods")
+    lab.wire("two", f"{POD_TWO}/24", "10.200.0.1", "pods")
+    lab.wire("client", f"{CLIENT_IP}/24", NODE_IP, "lan")
+    lab.inside("node", "sysctl", "-qw", "net.ipv4.ip_forward=1")
+    # Service addresses need a route of their own: one back to the asker would make the kernel send
+    # redirects, which share their rate limit with the refusals tested here.
+    lab.inside("node", "ip", "route", "add", "default", "dev", "wan")
+    for pod in ("one", "two"):
+        lab.serve(pod)
+
+
 @pytest.fixture(scope="module", params=["nftables", "iptables"])
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     with contextlib.ExitStack() as stack:
         lab = Lab(stack, request.param)
-        for name in ("node", "one", "two", "client"):
-            lab.add(name)
-        bridges = (("pods", "10.200.0.1/24"), ("lan", f"{NODE_IP}/24"), ("wan", "198.51.100.1/24"))
-        for bridge, address in bridges:
-            lab.inside("node", "ip", "link", "add", bridge, "type", "bridge")
-            lab.inside("node", "ip", "address", "add", address, "dev", bridge)
-            lab.inside("node", "ip", "link", "set", bridge, "up")
-        lab.wire("one", f"{POD_ONE}/24", "10.200.0.1", "pods")
-        lab.wire("two", f"{POD_TWO}/24", "10.200.0.1", "pods")
-        lab.wire("client", f"{CLIENT_IP}/24", NODE_IP, "lan")
-        lab.inside("node", "sysctl", "-qw", "net.ipv4.ip_forward=1")
-        # Service addresses need a route of their own: one back to the asker would make the kernel send
-        # redirects, which share their rate limit with the refusals tested here.
-        lab.inside("node", "ip", "route", "add", "default", "dev", "wan")
-        for pod in ("one", "two"):
-            lab.serve(pod)
+        raise_lab(lab)
         yield lab
 
 
