@@ -19,9 +19,10 @@ from deploy.state import State
 from deploy.topology import Topology
 from kubeproxy import policy
 from kubeproxy.compiler import Settings, compile_rules
-from kubeproxy.model import Place, service_ports
+from kubeproxy.model import Place, ServicePort, service_ports
 from kubeproxy.rules import RuleSet
 from kubeproxy.trace import Outcome, Packet, Tracer
+from kubeproxy.userspace import compiler as relays
 
 Object = dict[str, Any]
 MAX_HOPS = 8
@@ -39,7 +40,7 @@ PATHS = {
 
 
 class TraceError(Exception):
-    """There is nothing to follow: an end does not exist, or cannot be told."""
+    """There is nothing to follow: an end does not exist, or cannot be told, or a node has no rules."""
 
 
 @dataclass(frozen=True)
@@ -203,11 +204,22 @@ class _Follower:
 
     # -- nodes
 
+    @property
+    def relayed(self) -> bool:
+        """Whether the proxies relay connections themselves: then no node has rules."""
+        return self.topology.network.proxy_mode == "userspace"
+
     def rules(self, node: str) -> RuleSet:
         """What the proxy of this node programs."""
+        if self.relayed:
+            return RuleSet()
+        return compile_rules(self.ports(node), Settings(cluster_cidrs=(str(self.topology.network.pods),)))
+
+    def ports(self, node: str) -> list[ServicePort]:
+        """The ports of all services as this node sees them."""
         labels = (self.objects.node(node) or {"metadata": {}})["metadata"].get("labels") or {}
         place = Place(node, labels.get(ZONE_LABEL, ""))
-        ports = [
+        return [
             port
             for service in self.objects.services
             for port in service_ports(
@@ -216,7 +228,6 @@ class _Follower:
                 place,
             )
         ]
-        return compile_rules(ports, Settings(cluster_cidrs=(str(self.topology.network.pods),)))
 
     def policies(self, node: str) -> RuleSet:
         pods = [pod for each in self.objects.pods if (pod := policy.pod_of(each)) is not None]
@@ -250,6 +261,8 @@ class _Follower:
 
     def pass_node(self, node: str, packet: Packet) -> tuple[str, Packet] | None:
         """What this node does with the packet; the next node and what arrives there, None at the end."""
+        if self.relayed:
+            self._refuse_relay(node, packet)
         outcome = Tracer(self.rules(node), self.addresses(node)).send(packet)
         walked = " > ".join(each for each in outcome.path if each not in _DULL)
         if outcome.verdict != "accept":
@@ -267,6 +280,21 @@ class _Follower:
             return None
         return self._route(node, outcome)
 
+    def _refuse_relay(self, node: str, packet: Packet) -> None:
+        """Raises TraceError where the proxy itself would take the connection: which endpoint it relays to
+        stands in no rule.
+        """
+        settings = Settings()
+        plan = relays.assemble([relays.compile_port(each, settings) for each in self.ports(node)], settings)
+        front = relays.Front(packet.destination, packet.protocol, packet.port)
+        if packet.destination in plan.addresses or front in relays.listeners(
+            plan, self.addresses(node), settings
+        ):
+            raise TraceError(
+                f"{node} relays {_destination(packet)} in user space (network.proxyMode: userspace):"
+                " there are no rules to follow; trace to a pod behind the service instead"
+            )
+
     def _permitted(self, node: str, packet: Packet, outcome: Outcome) -> bool:
         """Whether the node's policies let it be forwarded. What the host itself sends is not forwarded."""
         if packet.from_host:
@@ -275,6 +303,9 @@ class _Follower:
         rules = self.policies(node)
         judged = Tracer(rules).send(sent)
         isolated = [each for each in judged.path if each != policy.FORWARD]
+        if isolated and self.relayed:
+            self.trace.add(node, "policy", "not enforced: no packet filter (network.proxyMode: userspace)")
+            return True
         if judged.verdict != "accept":
             self.trace.add(node, "policy", f"dropped by {isolated[-1]}: no NetworkPolicy allows it")
             return False

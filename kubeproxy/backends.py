@@ -57,7 +57,10 @@ async def chosen(mode: str, settings: Settings) -> AsyncIterator[Chosen]:
         yield Chosen(Nft(), compiler)
 
 
-def _removers() -> dict[str, Callable[[], Awaitable[None]]]:
+Remover = Callable[[], Awaitable[None]]
+
+
+def _removers() -> dict[str, Remover]:
     """By mode, and for policies: what takes everything away that is ours."""
     return {
         "nftables": Nft().remove,

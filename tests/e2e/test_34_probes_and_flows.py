@@ -1,10 +1,11 @@
 """Probes that hold each other back and take pods out of their Services; UDP flows that follow an endpoint;
-the iptables back end on one worker. Driven from outside; the cluster DNS image gives the Python that busybox
+the other back ends on one worker each. Driven from outside; the cluster DNS image gives the Python that busybox
 lacks.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from tests.e2e.lab import Lab, Object, eventually
 
 NAMESPACE = "e2e-flows"
 PROXY_CONFIG = "/etc/kubernetes/kube-proxy-config.yaml"
-IPTABLES_NODE = "worker-2"
+IPTABLES_NODE, RELAYING_NODE = "worker-2", "worker-0"
 
 HEALTH = """
 import asyncio, pathlib
@@ -49,7 +50,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flow:
     flow.settimeout(0.2)
     flow.connect((sys.argv[1], 5300))
     deadline, last = time.monotonic() + 120, ""
-    while time.monotonic() < deadline and last != "udp-b":
+    while time.monotonic() < deadline and last != sys.argv[2]:
         try:
             flow.send(b"who")
             said = flow.recv(99).decode()
@@ -184,29 +185,45 @@ def test_a_udp_flow_follows_its_service(flows: Flows) -> None:
     eventually("endpoint", lambda: flows.serving("udp") == [True], 60)
     lab = flows.lab
     where = ["--topology", str(lab.topology), "--state", str(lab.state)]
-    command = [sys.executable, "-c", CALLER, address]
+    command = [sys.executable, "-c", CALLER, address, "udp-b"]
     argv = [sys.executable, "-m", "deploy", *where, "exec", "worker-2", "--", *command]
+    flow_moves(flows, argv, "udp-a", "udp-b")
+
+
+def flow_moves(flows: Flows, argv: list[str], old: str, new: str) -> None:
+    """The flow of a CALLER goes to the one server, then, when the Service does, to the other."""
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as caller:
         assert caller.stdout is not None
-        assert caller.stdout.readline().strip() == "udp-a"
-        flows.kubectl("patch", "service", "udp", "-p", '{"spec":{"selector":{"app":"udp-b"}}}')
-        assert caller.stdout.readline().strip() == "udp-b", "the old flow was forgotten"
+        assert caller.stdout.readline().strip() == old
+        flows.kubectl("patch", "service", "udp", "-p", json.dumps({"spec": {"selector": {"app": new}}}))
+        assert caller.stdout.readline().strip() == new, "the old flow was forgotten"
         assert caller.wait(60) == 0
+
+
+@contextlib.contextmanager
+def back_end(lab: Lab, node: str, mode: str) -> Iterator[None]:
+    """One worker's proxy with another back end: one line of its configuration."""
+    before = lab.on_host(node, "cat", PROXY_CONFIG)
+
+    def put(text: str) -> None:
+        lab.on_host(node, "sh", "-c", f'printf %s "$1" > {PROXY_CONFIG}', "sh", text)
+        lab.hardway("restart", node, "kubeproxy")
+
+    put(yaml.safe_dump({**yaml.safe_load(before), "mode": mode}))
+    yield
+    put(before)
 
 
 @pytest.fixture
 def iptables(flows: Flows) -> Iterator[Flows]:
-    """One worker's proxy with the other back end: one line of its configuration."""
-    lab = flows.lab
-    before = lab.on_host(IPTABLES_NODE, "cat", PROXY_CONFIG)
+    with back_end(flows.lab, IPTABLES_NODE, "iptables"):
+        yield flows
 
-    def put(text: str) -> None:
-        lab.on_host(IPTABLES_NODE, "sh", "-c", f'printf %s "$1" > {PROXY_CONFIG}', "sh", text)
-        lab.hardway("restart", IPTABLES_NODE, "kubeproxy")
 
-    put(yaml.safe_dump({**yaml.safe_load(before), "mode": "iptables"}))
-    yield flows
-    put(before)
+@pytest.fixture
+def relayed(flows: Flows) -> Iterator[Flows]:
+    with back_end(flows.lab, RELAYING_NODE, "userspace"):
+        yield flows
 
 
 def test_the_other_back_end_takes_over_and_hands_back(iptables: Flows) -> None:
@@ -229,5 +246,38 @@ def test_nothing_is_left_of_the_other_back_end(flows: Flows) -> None:
         rules = lab.on_host(IPTABLES_NODE, "iptables-save", "-t", "nat", code=None)
         tables = lab.on_host(IPTABLES_NODE, "nft", "list", "tables")
         return "KUBE-SVC" not in rules and "kube-proxy" in tables
+
+    eventually("nftables again", handed_back, 90)
+
+
+def loopback(lab: Lab) -> str:
+    return lab.on_host(RELAYING_NODE, "ip", "-4", "address", "show", "dev", "lo")
+
+
+def tables(lab: Lab) -> str:
+    return lab.on_host(RELAYING_NODE, "nft", "list", "tables")
+
+
+def test_a_worker_without_a_packet_filter_relays(relayed: Flows) -> None:
+    lab = relayed.lab
+    eventually("service addresses on lo", lambda: "10.32.0.1/32" in loopback(lab), 90)
+    # Neither services nor policies have rules any more: what gets through is relayed.
+    eventually("no rules", lambda: not {"kube-proxy", "hardway-policy"} & set(tables(lab).split()), 60)
+    talking = ["-n", NAMESPACE, "exec", "udp-a", "--", "python3", "-c"]
+    tls = (
+        "import ssl, urllib.request as r; ssl._create_default_https_context = ssl._create_unverified_context"
+    )
+    ask = f"{tls}; print(r.urlopen('https://kubernetes.default.svc.cluster.local/version', timeout=9).read())"
+    assert "gitVersion" in lab.kubectl(*talking, ask), "DNS over UDP, then TCP, both by a pod of this node"
+    # The pod is one of the Service's own endpoints: also a way that leads back to where it began.
+    caller = ["kubectl", "--kubeconfig", str(lab.kubeconfig), *talking, CALLER, "udp", "udp-a"]
+    flow_moves(relayed, caller, "udp-b", "udp-a")
+
+
+def test_nothing_is_left_of_the_relays(flows: Flows) -> None:
+    lab = flows.lab
+
+    def handed_back() -> bool:
+        return "lo:kubeproxy" not in loopback(lab) and "kube-proxy" in tables(lab)
 
     eventually("nftables again", handed_back, 90)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -220,3 +221,20 @@ def test_ends_as_they_are_written() -> None:
     assert parse_end("pod/shop/web:http") == ("pod", "shop", "web", "http")
     assert parse_end("shop/web") == ("", "shop", "web", "")
     assert parse_end("host/worker-0:22") == ("host", "default", "worker-0", "22")
+
+
+RELAYED = replace(TOPOLOGY, network=replace(TOPOLOGY.network, proxy_mode="userspace"))
+
+
+@pytest.mark.parametrize("target", ["svc/near", "svc/empty", "host/worker-0:30080"])
+def test_a_node_that_relays_has_no_rules_to_follow_and_says_so(target: str) -> None:
+    with pytest.raises(TraceError, match=r"worker-0 relays .* \(network\.proxyMode: userspace\)"):
+        follow(world(), RELAYED, "client", target)
+
+
+def test_a_pod_is_reached_past_the_relays_and_past_policies() -> None:
+    found = follow(world((deny("far"),)), RELAYED, "client", "pod/far")
+    assert found.arrived
+    said = [hop.detail for hop in found.hops if hop.step == "policy"]
+    assert said == ["not enforced: no packet filter (network.proxyMode: userspace)"]
+    assert follow(world(), RELAYED, "client", "host/worker-0:22").arrived

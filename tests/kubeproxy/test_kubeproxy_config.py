@@ -45,7 +45,9 @@ nftables:
         ({"mode": "iptables", "clusterCIDR": "10.0.0.0/16,10.1.0.0/16"}, "clusterCIDR"),
         ({"mode": "iptables", "iptables": {"localhostNodePorts": True}}, "iptables.localhostNodePorts"),
         ({"mode": "iptables", "iptables": {"syncPeriod": "soon"}}, "iptables.syncPeriod"),
-        ({"mode": "ipvs"}, "mode: 'ipvs'"),
+        ({"mode": "ipvs"}, "mode: 'ipvs' is not supported, only nftables, iptables, userspace are"),
+        ({"mode": "userspace", "iptables": {"masqueradeAll": True}}, "iptables.masqueradeAll"),
+        ({"mode": "userspace", "clusterCIDR": "10.0.0.0/16,10.1.0.0/16"}, None),
         ({"clusterCidr": "x"}, '"clusterCidr"'),
         ({"conntrack": {"maxPerCore": 1}}, '"conntrack"'),
         ({"clientConnection": {"kubeConfig": "x"}}, '"clientConnection.kubeConfig"'),
@@ -85,3 +87,4 @@ def test_the_mode_chooses_the_section_that_counts() -> None:
     sections = {"iptables": {"minSyncPeriod": "2s"}, "nftables": {"minSyncPeriod": "3s"}}
     assert config.parse({**HEAD, **sections, "mode": "iptables"}).min_sync_period == 2.0
     assert config.parse({**HEAD, **sections}).min_sync_period == 3.0
+    assert config.parse({**HEAD, **sections, "mode": "userspace"}).min_sync_period == 2.0, "as kube-proxy did"
