@@ -74,7 +74,8 @@ def compile_port(port: ServicePort, settings: Settings) -> Plan:
     if port.cluster_ip:
         ends = port.internal_endpoints
         routes[Front(port.cluster_ip, port.protocol, port.port)] = _route(port, ends, ends)
-    leading = {front: route for front, route in routes.items() if route.inside or route.outside}
+    # Whoever is outside never has an endpoint that nobody inside has.
+    leading = {front: route for front, route in routes.items() if route.inside}
     return Plan(leading, addresses)
 
 

@@ -21,7 +21,8 @@ CONNECT_TIMEOUT = 5.0
 ATTEMPTS = 4
 """Endpoints that are tried for one client."""
 BUFFER = 65536
-"""Bytes that wait in each direction of a connection at most; a slow side slows the other down."""
+"""Bytes at which a stream of asyncio stops its sender (reading: at twice that). So a slow end slows the other
+down, and no more than some four of these wait in each direction."""
 MAX_CONNECTIONS = 4096
 BACKLOG = 512
 

@@ -47,7 +47,7 @@ def planned(*endpoints: Any, port: dict[str, Any] | None = None, **spec: Any) ->
 ENDS = (endpoint("10.200.0.5"), endpoint("10.200.1.6", "node-b"))
 CLUSTER_IP, NODE_PORT = Front("10.32.0.10", "tcp", 80), Front(NODE, "tcp", 30080)
 OUTSIDE, BALANCED = Front("203.0.113.4", "tcp", 80), Front("198.51.100.50", "tcp", 80)
-EXTERNAL = {
+EXTERNAL: dict[str, Any] = {
     "type": "LoadBalancer",
     "port": {"nodePort": 30080},
     "externalIPs": ["203.0.113.4"],
@@ -81,6 +81,13 @@ def test_who_may_use_which_endpoints(ends: Any, spec: Any, routes: Any) -> None:
     assert {front: (each.inside, each.outside) for front, each in plan.routes.items()} == routes
     external = {"203.0.113.4", "198.51.100.50"} if spec.get("externalIPs") else set()
     assert plan.addresses == {"10.32.0.10"} | external, "kept without endpoints: the kernel refuses there"
+
+
+def test_source_ranges_hold_for_the_load_balancers_address_alone() -> None:
+    plan = planned(*ENDS, **EXTERNAL, loadBalancerSourceRanges=["192.0.2.0/24"])
+    limited = {front for front, route in plan.routes.items() if route.source_ranges == ("192.0.2.0/24",)}
+    assert limited == {BALANCED}
+    assert len(plan.routes) == 4
 
 
 def test_other_protocols_are_named_not_served() -> None:
@@ -521,12 +528,17 @@ def test_an_endpoint_that_refuses_datagrams_loses_its_flow() -> None:
     async def test() -> None:
         async with world("udp") as lab, answering("good") as end:
             dead = Endpoint("127.77.0.4", 9)
-            await lab.lead(dead, affinity_seconds=60)
+            await lab.lead(dead, end, affinity_seconds=60)
+            route = lab.backend._plan.routes[lab.front]
+            lab.backend._director.reached(route, "127.0.0.1", dead)
             with Asker(lab.front) as flow:
-                flow.sock.send(b"?")
-                await eventually(lambda: lab.backend._director._balancer._memory == {})
-                await lab.lead(end)
-                assert await flow.ask() == "good"
+                said: list[str] = []
+                while not said:
+                    # The first is lost; had the client not been forgotten, so would be all others.
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(0.1):
+                            said.append(await flow.ask())
+                assert said == ["good"]
 
     on_loop(test)
 
@@ -544,10 +556,10 @@ def test_idle_flows_expire_and_too_many_push_the_oldest_out() -> None:
                     each.sock.getsockname()[1] for each in (two, three)
                 }
                 lab.clock.seconds = udp.IDLE - 1
-                assert await three.ask() == "a"
+                assert await two.ask() == "a"
                 lab.clock.seconds = udp.IDLE
                 flows.expire()
-                assert [each.port for each in flows._flows] == [three.sock.getsockname()[1]]
+                assert [each.port for each in flows._flows] == [two.sock.getsockname()[1]]
 
     on_loop(test)
 
