@@ -126,9 +126,10 @@ def _cgroups(topology: Topology) -> Finding:
 
 
 def _packages(topology: Topology) -> Finding:
-    absent = packages.missing(runtime=topology.runtime)
+    runtime, mode = topology.runtime, topology.network.proxy_mode
+    absent = packages.missing(runtime=runtime, proxy_mode=mode)
     if not absent:
-        return Finding("packages", True, f"{len(packages.needed(topology.runtime))} present")
+        return Finding("packages", True, f"{len(packages.needed(runtime, mode))} present")
     detail = "absent: " + ", ".join(f"{package.name} ({package.purpose})" for package in absent)
     return Finding(
         "packages",

@@ -18,6 +18,7 @@ class Package:
     proof: str
     purpose: str
     runtime: str = ""  # needed by this runtime only
+    filters: bool = False  # needed by proxies that program a packet filter only
 
     def present(self) -> bool:
         """Is what it brings there, from whatever source?"""
@@ -32,9 +33,9 @@ PACKAGES = (
     Package("runc", "runc", "starts containers", "containerd"),
     Package("crun", "crun", "starts containers of pods with that RuntimeClass", "containerd"),
     Package("containernetworking-plugins", "/usr/lib/cni/bridge", "connects pods", "containerd"),
-    Package("nftables", "nft", "carries kube-proxy's rules"),
+    Package("nftables", "nft", "carries kube-proxy's rules", filters=True),
     Package("iptables", "iptables", "carries host ports of pods"),
-    Package("conntrack", "conntrack", "forgets connections to Services that moved"),
+    Package("conntrack", "conntrack", "forgets connections to Services that moved", filters=True),
     Package("haproxy", "haproxy", "balances the apiservers"),
     Package("busybox-static", "/bin/busybox", "is the content of the example images"),
     Package("etcd-client", "etcdctl", "asks the store's members (status, smoke test)"),
@@ -50,14 +51,20 @@ FOR_TESTS = (
 )
 
 
-def needed(runtime: str) -> tuple[Package, ...]:
-    """The packages of a lab whose containers are run by `runtime`."""
-    return tuple(package for package in PACKAGES if package.runtime in ("", runtime))
+def needed(runtime: str, proxy_mode: str = "nftables") -> tuple[Package, ...]:
+    """The packages of a lab whose containers are run by `runtime` and whose proxies are of that mode."""
+    return tuple(
+        package
+        for package in PACKAGES
+        if package.runtime in ("", runtime) and not (package.filters and proxy_mode == "userspace")
+    )
 
 
-def missing(*, runtime: str = "containerd", tests: bool = False) -> list[Package]:
+def missing(
+    *, runtime: str = "containerd", proxy_mode: str = "nftables", tests: bool = False
+) -> list[Package]:
     """Which packages are absent; with `tests`, those that only the tests need as well."""
-    wanted = needed(runtime) + (FOR_TESTS if tests else ())
+    wanted = needed(runtime, proxy_mode) + (FOR_TESTS if tests else ())
     return [package for package in wanted if not package.present()]
 
 

@@ -73,6 +73,11 @@ def test_what_containerd_alone_needs_is_not_asked_for() -> None:
     assert names < {package.name for package in packages.needed("containerd")}
 
 
+def test_a_proxy_in_user_space_asks_for_no_packet_filter() -> None:
+    less = set(packages.needed("containerd")) - set(packages.needed("containerd", "userspace"))
+    assert {package.name for package in less} == {"nftables", "conntrack"}
+
+
 def test_a_cluster_that_is_up_keeps_its_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploy.state.RUN", tmp_path)
     monkeypatch.setattr(runtimes, "absent_for_containerd", lambda: ("runc",))
