@@ -1,15 +1,14 @@
 """Probes that hold each other back and take pods out of their Services; UDP flows that follow an endpoint;
-the other back ends on one worker each. Driven from outside; the cluster DNS image gives the Python that
-busybox lacks.
+the other back ends of the proxy on one worker. Driven from outside; the cluster DNS image gives the Python
+that busybox lacks.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import yaml
@@ -18,7 +17,7 @@ from tests.e2e.lab import Lab, Object, eventually
 
 NAMESPACE = "e2e-flows"
 PROXY_CONFIG = "/etc/kubernetes/kube-proxy-config.yaml"
-IPTABLES_NODE, RELAYING_NODE = "worker-2", "worker-0"
+SWITCHED_NODE = "worker-0"
 
 HEALTH = """
 import asyncio, pathlib
@@ -200,69 +199,51 @@ def flow_moves(flows: Flows, argv: list[str], old: str, new: str) -> None:
         assert caller.wait(60) == 0
 
 
-@contextlib.contextmanager
-def back_end(lab: Lab, node: str, mode: str) -> Iterator[None]:
-    """One worker's proxy with another back end: one line of its configuration."""
-    before = lab.on_host(node, "cat", PROXY_CONFIG)
-
-    def put(text: str) -> None:
-        lab.on_host(node, "sh", "-c", f'printf %s "$1" > {PROXY_CONFIG}', "sh", text)
-        lab.hardway("restart", node, "kubeproxy")
-
-    put(yaml.safe_dump({**yaml.safe_load(before), "mode": mode}))
-    yield
-    put(before)
-
-
-@pytest.fixture
-def iptables(flows: Flows) -> Iterator[Flows]:
-    with back_end(flows.lab, IPTABLES_NODE, "iptables"):
-        yield flows
-
-
-@pytest.fixture
-def relayed(flows: Flows) -> Iterator[Flows]:
-    with back_end(flows.lab, RELAYING_NODE, "userspace"):
-        yield flows
-
-
-def test_the_other_back_end_takes_over_and_hands_back(iptables: Flows) -> None:
-    lab = iptables.lab
-
-    def saved() -> str:
-        return lab.on_host(IPTABLES_NODE, "iptables-save", "-t", "nat", code=None)
-
-    eventually("chains of iptables", lambda: f"{NAMESPACE}/udp" in saved(), 90)
-    answers = ["curl", "-sk", "-m", "5", "https://10.32.0.1/version"]
-    eventually("a Service through them", lambda: "gitVersion" in lab.on_host(IPTABLES_NODE, *answers), 60)
-    tables = lab.on_host(IPTABLES_NODE, "nft", "list", "tables")
-    assert "kube-proxy" not in tables, f"the back end before is gone:\n{tables}"
-
-
-def test_nothing_is_left_of_the_other_back_end(flows: Flows) -> None:
+@pytest.fixture(scope="module")
+def switch(flows: Flows) -> Iterator[Callable[[str], None]]:
+    """Gives one worker's proxy another back end: one line of its configuration."""
     lab = flows.lab
+    before = lab.on_host(SWITCHED_NODE, "cat", PROXY_CONFIG)
+    now = [yaml.safe_load(before)["mode"]]
 
-    def handed_back() -> bool:
-        rules = lab.on_host(IPTABLES_NODE, "iptables-save", "-t", "nat", code=None)
-        tables = lab.on_host(IPTABLES_NODE, "nft", "list", "tables")
-        return "KUBE-SVC" not in rules and "kube-proxy" in tables
+    def put(mode: str) -> None:
+        text = yaml.safe_dump({**yaml.safe_load(before), "mode": mode})
+        lab.on_host(SWITCHED_NODE, "sh", "-c", f'printf %s "$1" > {PROXY_CONFIG}', "sh", text)
+        lab.hardway("restart", SWITCHED_NODE, "kubeproxy")
+        now.append(mode)
 
-    eventually("nftables again", handed_back, 90)
-
-
-def loopback(lab: Lab) -> str:
-    return lab.on_host(RELAYING_NODE, "ip", "-4", "address", "show", "dev", "lo")
-
-
-def tables(lab: Lab) -> str:
-    return lab.on_host(RELAYING_NODE, "nft", "list", "tables")
+    yield put
+    if now[-1] != now[0]:
+        put(now[0])
 
 
-def test_a_worker_without_a_packet_filter_relays(relayed: Flows) -> None:
-    lab = relayed.lab
-    eventually("service addresses on lo", lambda: "10.32.0.1/32" in loopback(lab), 90)
-    # Neither services nor policies have rules any more: what gets through is relayed.
-    eventually("no rules", lambda: not {"kube-proxy", "hardway-policy"} & set(tables(lab).split()), 60)
+def left(lab: Lab) -> set[str]:
+    """The modes that something is there of on the node, and policies."""
+    looks = "nft list tables; iptables-save -t nat 2>/dev/null; ip -4 address show dev lo"
+    found = lab.on_host(SWITCHED_NODE, "sh", "-c", looks)
+    signs = {
+        "nftables": "table ip kube-proxy",
+        "iptables": "KUBE-SVC",
+        "userspace": "lo:kubeproxy",
+        "policies": "table ip hardway-policy",
+    }
+    return {mode for mode, sign in signs.items() if sign in found}
+
+
+def test_the_other_back_end_takes_over(flows: Flows, switch: Callable[[str], None]) -> None:
+    lab = flows.lab
+    switch("iptables")
+    eventually("only rules of iptables", lambda: left(lab) == {"iptables", "policies"}, 90)
+    saved = lab.on_host(SWITCHED_NODE, "iptables-save", "-t", "nat")
+    assert f"{NAMESPACE}/udp" in saved
+    answers = ["curl", "-sk", "-m", "5", "https://10.32.0.1/version"]
+    eventually("a Service through them", lambda: "gitVersion" in lab.on_host(SWITCHED_NODE, *answers), 60)
+
+
+def test_without_a_packet_filter_the_proxy_relays(flows: Flows, switch: Callable[[str], None]) -> None:
+    lab = flows.lab
+    switch("userspace")
+    eventually("no rules at all, addresses instead", lambda: left(lab) == {"userspace"}, 90)
     talking = ["-n", NAMESPACE, "exec", "udp-a", "--", "python3", "-c"]
     tls = (
         "import ssl, urllib.request as r; ssl._create_default_https_context = ssl._create_unverified_context"
@@ -270,17 +251,13 @@ def test_a_worker_without_a_packet_filter_relays(relayed: Flows) -> None:
     ask = f"{tls}; print(r.urlopen('https://kubernetes.default.svc.cluster.local/version', timeout=9).read())"
     assert "gitVersion" in lab.kubectl(*talking, ask), "DNS over UDP, then TCP, both by a pod of this node"
     # The pod is one of the two servers itself: one of the ways leads back to where it began.
-    old = relayed.kubectl("get", "service", "udp", "-o", "jsonpath={.spec.selector.app}").strip()
+    old = flows.kubectl("get", "service", "udp", "-o", "jsonpath={.spec.selector.app}").strip()
     new = "udp-b" if old == "udp-a" else "udp-a"
     flow_moves(
-        relayed, ["kubectl", "--kubeconfig", str(lab.kubeconfig), *talking, CALLER, "udp", new], old, new
+        flows, ["kubectl", "--kubeconfig", str(lab.kubeconfig), *talking, CALLER, "udp", new], old, new
     )
 
 
-def test_nothing_is_left_of_the_relays(flows: Flows) -> None:
-    lab = flows.lab
-
-    def handed_back() -> bool:
-        return "lo:kubeproxy" not in loopback(lab) and "kube-proxy" in tables(lab)
-
-    eventually("nftables again", handed_back, 90)
+def test_nothing_is_left_of_the_other_back_ends(flows: Flows, switch: Callable[[str], None]) -> None:
+    switch("nftables")
+    eventually("nftables again", lambda: left(flows.lab) == {"nftables", "policies"}, 90)
