@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
@@ -14,10 +15,13 @@ LABEL = "lo:kubeproxy"
 
 
 class Held(NamedTuple):
-    """The IPv4 addresses of this network namespace: those we put there, and all others."""
+    """The IPv4 addresses of this network namespace: those we put there, and all others. `networks` are those
+    that these others are in, whose addresses belong to other machines and pods.
+    """
 
     ours: frozenset[str]
     own: frozenset[str]
+    networks: tuple[str, ...] = ()
 
 
 class AddressError(OSError):
@@ -40,11 +44,17 @@ def parse(listing: bytes) -> Held:
     """Read `ip -json -4 address show`. Raises ValueError, KeyError when it is something else."""
     ours: set[str] = set()
     own: set[str] = set()
+    networks: set[str] = set()
     for link in orjson.loads(listing):
         for each in link.get("addr_info") or ():
-            if each.get("local"):
-                (ours if each.get("label") == LABEL else own).add(each["local"])
-    return Held(frozenset(ours), frozenset(own))
+            if not each.get("local"):
+                continue
+            if each.get("label") == LABEL:
+                ours.add(each["local"])
+                continue
+            own.add(each["local"])
+            networks.add(str(ipaddress.IPv4Network((each["local"], each["prefixlen"]), strict=False)))
+    return Held(frozenset(ours), frozenset(own), tuple(sorted(networks)))
 
 
 def batch(add: Iterable[str], remove: Iterable[str]) -> str:

@@ -11,8 +11,9 @@ from componentbase import metrics
 from componentbase.clock import Clock, RealClock
 from componentbase.tasks import Background, forever
 from kubeproxy.compiler import Settings
+from kubeproxy.userspace import compiler
 from kubeproxy.userspace.addresses import Addresses, Held, Loopback
-from kubeproxy.userspace.compiler import Front, Plan, Route, difference, listeners
+from kubeproxy.userspace.compiler import Front, Plan, Route
 from kubeproxy.userspace.director import Director
 from kubeproxy.userspace.tcp import Relays, TcpListener
 from kubeproxy.userspace.udp import Flows, UdpListener
@@ -45,6 +46,7 @@ class Userspace:
         self._flows = Flows(self._director)
         self._plan = Plan()
         self._open: dict[Front, TcpListener | UdpListener] = {}
+        self._foreign: frozenset[str] = frozenset()
         self._complaints: dict[Front, str] = {}
 
     async def __aenter__(self) -> Userspace:
@@ -76,22 +78,29 @@ class Userspace:
         ports that could not be had before are tried again.
         """
         held = await self._addresses.held()
-        if not self._plan.addresses <= held.ours | held.own:
+        if not self._plan.addresses - self._foreign <= held.ours | held.own:
             return False
         await self._converge(held)
         return True
 
     async def _converge(self, held: Held) -> None:
-        missing = self._plan.addresses - held.own - held.ours
+        foreign = compiler.foreign(self._plan, held.own, held.networks, self._settings)
+        for ip in sorted(foreign - self._foreign):
+            log.warning(
+                "not served: other machines or pods have the addresses of that network", extra={"ip": ip}
+            )
+        self._foreign = foreign
+        wanted = self._plan.addresses - held.own - foreign
+        missing = wanted - held.ours
         await self._addresses.change(missing, ())
         self._director.own = held.own | held.ours | missing
-        await self._listen(listeners(self._plan, held.own, self._settings))
+        fronts = compiler.listeners(self._plan, held.own, self._settings)
+        await self._listen({front: route for front, route in fronts.items() if front.ip not in foreign})
         # An address that an open connection goes through must stay as long as the connection.
-        wanted = (self._plan.addresses - held.own) | self._relays.addresses
-        await self._addresses.change((), held.ours - wanted)
+        await self._addresses.change((), held.ours - wanted - self._relays.addresses)
 
     async def _listen(self, wanted: dict[Front, Route]) -> None:
-        changes = difference({front: each.route for front, each in self._open.items()}, wanted)
+        changes = compiler.difference({front: each.route for front, each in self._open.items()}, wanted)
         for front in changes.closed:
             self._open.pop(front).close()
         for front, route in changes.rerouted.items():

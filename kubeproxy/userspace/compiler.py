@@ -8,8 +8,8 @@ kernel itself refuses, as the rules of the others do.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -110,16 +110,41 @@ def _route(
     return Route(port.title, inside, outside, port.affinity_seconds, ranges)
 
 
+def foreign(plan: Plan, own: Iterable[str], networks: Iterable[str], settings: Settings) -> frozenset[str]:
+    """The addresses of services that this node must not take, since other machines of its `networks` or pods
+    have them: all that is sent there would end here, on whatever port, where rules would take one port.
+    """
+    taken = (*networks, *settings.cluster_cidrs)
+    return frozenset(ip for ip in plan.addresses - set(own) if within(ip, taken))
+
+
 def listeners(plan: Plan, own: Iterable[str], settings: Settings) -> dict[Front, Route]:
     """The fronts with the node's `own` addresses in place of NODE: all but loopback, within
-    nodePortAddresses.
+    nodePortAddresses. One that is also an endpoint of its service is left to that. No route leads to a front:
+    a relay could be made to call itself, where rules translate once.
     """
     hosts = [ip for ip in own if _serves_node_ports(ip, settings.node_port_networks)]
     found = {front: route for front, route in plan.routes.items() if front.ip != NODE}
     for front, route in plan.routes.items():
         for ip in hosts if front.ip == NODE else ():
             found.setdefault(front._replace(ip=ip), route)
-    return found
+    kept = {front: route for front, route in found.items() if not _served_at(route.inside, {front}, front)}
+    return {front: _without(route, front, kept.keys()) for front, route in kept.items()}
+
+
+def _without(route: Route, front: Front, fronts: Set[Front]) -> Route:
+    looping = _served_at(route.inside, fronts, front)
+    if not looping:
+        return route
+    inside, outside = (
+        tuple(each for each in ends if each not in looping) for ends in (route.inside, route.outside)
+    )
+    return replace(route, inside=inside, outside=outside)
+
+
+def _served_at(ends: Iterable[Endpoint], fronts: Set[Front], front: Front) -> set[Endpoint]:
+    """The endpoints that are among `fronts`, for the protocol of `front`."""
+    return {each for each in ends if Front(each.ip, front.protocol, each.port) in fronts}
 
 
 def difference(old: Mapping[Front, Route], new: Mapping[Front, Route]) -> Difference:

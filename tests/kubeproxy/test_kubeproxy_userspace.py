@@ -26,6 +26,7 @@ from kubeproxy.userspace.compiler import (
     compile_port,
     difference,
     eligible,
+    foreign,
     listeners,
 )
 from tests.kubeclient.loops import eventually, on_loop
@@ -118,6 +119,32 @@ def test_node_ports_are_listened_for_on_the_nodes_addresses(networks: Any, ips: 
     assert set(found) == {CLUSTER_IP} | {Front(ip, "tcp", 30080) for ip in ips}
 
 
+@pytest.mark.parametrize(
+    ("ip", "foreign_ip"),
+    [("203.0.113.4", False), ("10.240.0.30", True), ("10.240.0.20", False), ("10.200.3.4", True)],
+)
+def test_addresses_of_other_machines_and_pods_are_not_taken(ip: str, foreign_ip: bool) -> None:
+    plan = planned(*ENDS, externalIPs=[ip])
+    found = foreign(plan, {"10.240.0.20"}, ("10.240.0.0/24", "127.0.0.0/8"), SETTINGS)
+    assert found == ({ip} if foreign_ip else set())
+
+
+def test_what_an_endpoint_listens_on_itself_is_left_to_it() -> None:
+    hosted = endpoint("10.240.0.20")
+    plan = planned(hosted, port={"port": 8080}, externalIPs=["10.240.0.20"])
+    found = listeners(plan, ("10.240.0.20",), SETTINGS)
+    assert found == {Front("10.32.0.10", "tcp", 8080): plan.routes[Front("10.32.0.10", "tcp", 8080)]}
+
+
+def test_services_that_lead_to_each_other_make_no_circle() -> None:
+    one, other = Front("10.32.0.1", "tcp", 80), Front("10.32.0.2", "tcp", 80)
+    to_other, to_one = (Endpoint(each.ip, each.port) for each in (other, one))
+    routes = {one: Route("a", (to_other, HERE), (to_other,)), other: Route("b", (to_one,), (to_one,))}
+    assert listeners(Plan(routes), (), SETTINGS) == {one: Route("a", (HERE,), ()), other: Route("b", (), ())}
+    itself = Plan({one: Route("a", (to_one,), (to_one,))})
+    assert listeners(itself, (), SETTINGS) == {}
+
+
 def test_the_difference_of_two_states() -> None:
     one, other = Route("a", (HERE,), (HERE,)), Route("a", BOTH, BOTH)
     stays, moves, goes, comes = (Front("10.32.0.1", "tcp", number) for number in (1, 2, 3, 4))
@@ -167,10 +194,12 @@ def test_without_affinity_nobody_is_remembered() -> None:
 
 
 def test_our_addresses_are_told_from_the_nodes_by_their_label() -> None:
-    listing = b"""[{"ifname": "lo", "addr_info": [{"family": "inet", "local": "127.0.0.1", "label": "lo"},
-        {"family": "inet", "local": "10.32.0.1", "label": "lo:kubeproxy"}]}, {},
-        {"ifname": "eth0", "addr_info": [{"family": "inet", "local": "10.240.0.20", "label": "eth0"}]}]"""
-    assert parse(listing) == (frozenset({"10.32.0.1"}), frozenset({"127.0.0.1", "10.240.0.20"}))
+    listing = b"""[{"ifname": "lo", "addr_info": [{"family": "inet", "local": "127.0.0.1", "label": "lo",
+        "prefixlen": 8},
+        {"family": "inet", "local": "10.32.0.1", "label": "lo:kubeproxy", "prefixlen": 32}]}, {},
+        {"ifname": "eth0", "addr_info": [{"local": "10.240.0.20", "label": "eth0", "prefixlen": 24}]}]"""
+    own, networks = frozenset({"127.0.0.1", "10.240.0.20"}), ("10.240.0.0/24", "127.0.0.0/8")
+    assert parse(listing) == (frozenset({"10.32.0.1"}), own, networks)
     assert batch(["10.32.0.2"], ["10.32.0.1"]) == (
         f"address replace 10.32.0.2/32 dev lo label {LABEL} scope host\naddress delete 10.32.0.1/32 dev lo\n"
     )
@@ -187,10 +216,11 @@ class FakeAddresses:
     def __init__(self, own: Iterable[str] = ("10.240.0.20",)) -> None:
         self.ours: set[str] = set()
         self.own = frozenset(own)
+        self.networks: tuple[str, ...] = ()
         self.refuse = False
 
     async def held(self) -> Held:
-        return Held(frozenset(self.ours), self.own)
+        return Held(frozenset(self.ours), self.own, self.networks)
 
     async def change(self, add: Iterable[str], remove: Iterable[str]) -> None:
         if self.refuse:
@@ -451,6 +481,20 @@ def test_addresses_that_somebody_took_away_are_missed_and_a_refusal_is_raised() 
             lab.addresses.refuse = True
             with pytest.raises(AddressError):
                 await lab.lead(end)
+
+    on_loop(test)
+
+
+def test_an_address_that_others_have_is_named_and_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        async with world() as lab, serving(named("good")) as end:
+            lab.addresses.networks = ("127.77.0.0/24",)
+            await lab.lead(end)
+            assert not lab.addresses.ours
+            assert await lab.backend.present()
+            with pytest.raises(ConnectionRefusedError):
+                await lab.ask()
+            assert caplog.text.count("not served: other machines or pods") == 1
 
     on_loop(test)
 
