@@ -193,10 +193,15 @@ def _console(context: Context) -> int:
 
 
 def _trace(context: Context) -> int:
-    from deploy.trace import trace
+    from deploy.api import APIError, Unreachable
+    from deploy.trace import TraceError, trace
 
     source, target = context.arguments.ends
-    return trace(context.state, context.topology, source, target)
+    try:
+        return trace(context.state, context.topology, source, target)
+    except (TraceError, Unreachable, APIError) as error:
+        print(f"hardway: trace: {error}", file=sys.stderr)
+        return 1
 
 
 def _enter(context: Context, command: Sequence[str]) -> int:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from deploy import packages
+from deploy.api import APIError, Unreachable
 from deploy.cli import main, signal_number, state_for
 from deploy.packages import Package, install_command
+from deploy.trace import TraceError
 from deploy.up import ROOT
 
 
@@ -114,3 +116,22 @@ def test_doctor_names_absent_packages(
     out = capsys.readouterr().out
     assert "FAIL  packages          absent: haproxy (balances the apiservers)" in out
     assert "apt-get install haproxy" in out
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [TraceError("no pod a/b"), Unreachable("no answer"), APIError(403, "pods is forbidden")],
+    ids=lambda each: type(each).__name__,
+)
+def test_what_cannot_be_traced_is_said_in_one_line(
+    refusal: Exception,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refuse(*_: object) -> int:
+        raise refusal
+
+    monkeypatch.setattr("deploy.trace.trace", refuse)
+    assert run(tmp_path, "trace", "a/b", "svc/c") == 1
+    assert capsys.readouterr().err == f"hardway: trace: {refusal}\n"
