@@ -174,7 +174,9 @@ def main(text: str) -> int:
     except RpcError as error:
         print(f"the store failed: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(asdict(report)))
+    # With PYTHONUNBUFFERED a print is one write(2), which a pipe may take a part of.
+    with open(sys.stdout.fileno(), "w", closefd=False) as out:
+        print(json.dumps(asdict(report)), file=out)
     return 0
 
 
