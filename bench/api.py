@@ -299,12 +299,14 @@ def shares(profile: Path) -> dict[str, float]:
 async def _one_kind(running: plane.Plane, what: str) -> float:
     """Seconds of the apiserver's CPU a request."""
     async with asyncio.timeout(DEADLINE), caller(running) as client:
-        await calls(500, 32, lambda n: client.create(PODS, pod(n)))
+        stored = PODS_LARGE if what == "LIST" else 500
+        await calls(stored, 32, lambda n: client.create(PODS, pod(n)))
         running.processes["apiserver"].send_signal(signal.SIGUSR2)
-        before = running.cpu()["apiserver"]
-        if what == "GET":
-            path = f"/api/v1/namespaces/{SPACE}/pods/pod-"
-            found = await calls(8_000, 16, lambda n: client.raw("GET", f"{path}{n % 500:06}"))
+        before, path = running.cpu()["apiserver"], f"/api/v1/namespaces/{SPACE}/pods"
+        if what == "LIST":
+            found = await calls(50, 1, lambda _: client.raw("GET", path))
+        elif what == "GET":
+            found = await calls(8_000, 16, lambda n: client.raw("GET", f"{path}/pod-{n % 500:06}"))
         else:
             found = await calls(4_000, 32, lambda n: client.create(CONFIGMAPS, config(n)))
         return (running.cpu()["apiserver"] - before) / len(found.latencies)
@@ -313,7 +315,7 @@ async def _one_kind(running: plane.Plane, what: str) -> float:
 def profile() -> None:
     """Print the shares of the apiserver's CPU."""
     columns: dict[str, dict[str, float]] = {}
-    for what in ("GET", "create"):
+    for what in ("GET", "create", "LIST"):
         with plane.running({"apiserver"}) as running:
             spent = uvloop.run(_one_kind(running, what))
             running.stop("apiserver")

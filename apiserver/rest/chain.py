@@ -23,6 +23,7 @@ from apiserver.rest.info import RequestInfo, parse
 from apiserver.rest.message import (
     Answer,
     App,
+    Joined,
     Receive,
     Request,
     Response,
@@ -188,7 +189,11 @@ def _head(answer: Response | Stream, request: Request | None) -> list[tuple[byte
 
 async def _send_whole(send: Send, answer: Response, request: Request | None = None) -> None:
     await send({"type": "http.response.start", "status": answer.status, "headers": _head(answer, request)})
-    await send({"type": "http.response.body", "body": answer.body, "more_body": False})
+    if isinstance(answer.body, Joined):
+        for piece in answer.body:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+    last = b"" if isinstance(answer.body, Joined) else answer.body
+    await send({"type": "http.response.body", "body": last, "more_body": False})
 
 
 class _Gone(Exception):

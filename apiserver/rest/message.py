@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,12 +82,43 @@ def make_headers(scope: Scope) -> dict[str, str]:
     return out
 
 
+PIECE = 256 * 1024
+
+
+class Joined:
+    """A list's body, put together while it is sent: `head`, the items with commas between, `tail`.
+
+    Eleven megabytes in one piece cost more in fresh memory than in their encryption, and nobody else is
+    served meanwhile.
+    """
+
+    def __init__(self, head: bytes, items: Sequence[bytes], tail: bytes) -> None:
+        self._head, self._items, self._tail = head, items, tail
+        self._size = len(head) + sum(map(len, items)) + max(len(items) - 1, 0) + len(tail)
+
+    def __len__(self) -> int:
+        """Bytes in all."""
+        return self._size
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Pieces of about PIECE bytes."""
+        piece, size, comma = [self._head], len(self._head), b""
+        for item in self._items:
+            piece += (comma, item)
+            size += len(item)
+            comma = b","
+            if size >= PIECE:
+                yield b"".join(piece)
+                piece, size = [], 0
+        yield b"".join((*piece, self._tail))
+
+
 @dataclass(slots=True)
 class Response:
     """A whole answer."""
 
     status: int
-    body: bytes
+    body: bytes | Joined
     content_type: str = JSON
     headers: dict[str, str] = field(default_factory=dict)
 

@@ -13,7 +13,7 @@ from apimachinery import errors, table
 from apimachinery.scheme import Kind
 from apiserver.registry.reading import Listing
 from apiserver.rest import protobuf
-from apiserver.rest.message import JSON, Response
+from apiserver.rest.message import JSON, PIECE, Joined, Response
 from apiserver.rest.negotiate import PARTIAL, PARTIAL_LIST, TABLE, Form
 from apiserver.storage.watchcache import PLAIN as PLAIN_FRAMES
 from apiserver.storage.watchcache import Renderer
@@ -50,10 +50,11 @@ def listing_response(kind: Kind, listing: Listing, form: Form, include: table.In
         decoded = (entry.decoded() for entry in listing.entries)
         return respond(table.partial_metadata_list(decoded, fields), form)
     head = {"kind": kind.list_kind, "apiVersion": kind.api_version, "metadata": fields}
-    body = (
-        orjson.dumps(head)[:-1] + b',"items":[' + b",".join(entry.data for entry in listing.entries) + b"]}"
-    )
-    return Response(200, body) if form == Form() else respond(orjson.loads(body), form)
+    items = [entry.data for entry in listing.entries]
+    body = Joined(orjson.dumps(head)[:-1] + b',"items":[', items, b"]}")
+    if form != Form():
+        return respond(orjson.loads(b"".join(body)), form)
+    return Response(200, body if len(body) > PIECE else b"".join(body))
 
 
 def object_response(

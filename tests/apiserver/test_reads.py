@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from apiserver.kinds import SCHEME
+from apiserver.rest import message
 from apiserver.rest.options import ListOptions
 from apiserver.rest.watch import Watcher
 from apiserver.storage.memory import MemoryStore
@@ -208,5 +209,28 @@ def test_a_write_outside_the_prefix_does_not_stall_consistent_reads() -> None:
         await api.write_elsewhere()
         async with asyncio.timeout(1):
             await api.ok("GET", CONFIG_MAPS)
+
+    run(test)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 1000])
+def test_a_list_in_pieces_is_the_list(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(message, "PIECE", 50)
+    items = [b'{"n":%d}' % number for number in range(count)]
+    body = message.Joined(b'{"items":[', items, b"]}")
+    pieces = list(body)
+    assert b"".join(pieces) == b'{"items":[' + b",".join(items) + b"]}"
+    assert len(body) == sum(map(len, pieces))
+    assert all(len(piece) < 100 for piece in pieces)
+
+
+def test_a_large_list_arrives_whole() -> None:
+    async def test(api: Harness) -> None:
+        for number in range(8):
+            await api.ok("POST", CONFIG_MAPS, config_map(f"large-{number}", x="y" * 60_000))
+        answer = await api.call("GET", CONFIG_MAPS)
+        assert int(answer.headers["content-length"]) == len(answer.content) > message.PIECE
+        names = [each["metadata"]["name"] for each in answer.json()["items"]]
+        assert [name for name in names if name.startswith("large-")] == [f"large-{n}" for n in range(8)]
 
     run(test)
