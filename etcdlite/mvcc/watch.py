@@ -206,7 +206,8 @@ class WatchHub:
             events = [Event(change, store) for change in changes.changes if watcher.wants(change)]
             if events:
                 self._deliver(watcher, changes.revision, events)
-        watcher.next = found[-1].revision + 1 if found else store.revision + 1
+        # One that begins in the future stays there: the store may be behind what its client knows.
+        watcher.next = found[-1].revision + 1 if found else max(watcher.next, store.revision + 1)
         if watcher.next > store.revision:
             self._take_out(watcher)
             self._to_synced(watcher)

@@ -167,6 +167,19 @@ def test_after_an_installed_snapshot(stage: Stage) -> None:
     assert [revision for revision, _ in told(watcher)] == [2, 3, 4, 5]
 
 
+def test_a_watch_from_the_future_is_not_told_of_the_past_after_a_snapshot(stage: Stage) -> None:
+    """make robustness, seed 1137955102: a member that was behind took a snapshot, and showed a watch that had
+    begun at a later revision what came before it.
+    """
+    watcher = stage.watch(b"a", start=5)
+    stage.hub.restart(stage.store.revision)
+    stage.hub.catch_up(stage.store)
+    for _ in range(5):
+        stage.put(b"a")
+    stage.hub.catch_up(stage.store)
+    assert [revision for revision, _ in told(watcher)] == [5, 6]
+
+
 def test_progress_is_for_the_quiet(stage: Stage) -> None:
     asked, silent = stage.watch(b"a", progress_notify=True), stage.watch(b"a")
     stage.put(b"b")
