@@ -7,6 +7,7 @@ this process talk to anybody. Each step starts only what is missing, so that `up
 
 from __future__ import annotations
 
+import abc
 import base64
 import contextlib
 import gc
@@ -476,7 +477,7 @@ def deployment_lacking(api: Api, namespace: str, name: str) -> str | None:
 
 
 @dataclass
-class ImageGoal:
+class ImageGoal(abc.ABC):
     """Bringing images to one worker: as a goal's probe, called until it returns None."""
 
     run: Raise
@@ -494,8 +495,9 @@ class ImageGoal:
         """Where to look when it is not reached."""
         return ()
 
+    @abc.abstractmethod
     def _advance(self) -> str | None:
-        raise NotImplementedError
+        """Do the next part that can be done; what is still lacking, or None."""
 
 
 @dataclass

@@ -40,6 +40,7 @@ class Proposals:
         self._waiting_bytes = 0
         self._made: list[Proposal] = []
         self._prune_at = _FEW
+        self._passed = 0  # the term of the last entry known to be applied
 
     def add(self, proposal: Proposal) -> None:
         """Let it wait to be made. Raises ProposalDropped when too much waits already."""
@@ -75,8 +76,12 @@ class Proposals:
 
     def passed(self, term: int) -> bool:
         """Everything up to an entry of `term` has been applied: what was made before that term and still has
-        no outcome is lost and waits again. Whether there is any.
+        no outcome is lost and waits again. Whether there is any. Asked after every step, so a term that was
+        passed before is not looked at again: what was made since is of that term or a later one.
         """
+        if term <= self._passed:
+            return False
+        self._passed = term
         lost = [proposal for proposal in self._made if proposal.term < term]
         return bool(lost) and self._wait_again(lost)
 

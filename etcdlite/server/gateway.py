@@ -129,6 +129,8 @@ def encode(message: Message) -> bytes:
 
 def decode(value: Any, kind: type[Message]) -> bytes:
     """JSON as an encoded message. Raises RpcError."""
+    if not isinstance(value, dict):
+        raise RpcError(Code.INVALID_ARGUMENT, f"a message is a JSON object, not {type(value).__name__}")
     try:
         return json_format.ParseDict(value, kind(), ignore_unknown_fields=True).SerializeToString()
     except (json_format.ParseError, TypeError, ValueError) as error:
@@ -160,6 +162,12 @@ class Bodies:
             elif self._ended:
                 return None
             await self._more()
+
+    async def whole(self) -> Any:
+        """The only object: parsed once, when all of it is here."""
+        while not self._ended:
+            await self._more()
+        return await self.next()
 
     async def _more(self) -> None:
         event = await self._receive()
@@ -340,7 +348,7 @@ async def _unary(
     method: Unary, types: tuple[type[Message], type[Message]], scope: Scope, bodies: Bodies, send: Send
 ) -> None:
     """A client that leaves takes its request with it: a lock must not be waited for by nobody."""
-    body = await bodies.next()
+    body = await bodies.whole()
     request = decode({} if body is None else body, types[0])
     async with asyncio.TaskGroup() as tasks:
         working = tasks.create_task(_attempt(method.handler(request, Caller(scope))))

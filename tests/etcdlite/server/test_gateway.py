@@ -94,6 +94,7 @@ def test_refusals(client: Client) -> None:
     assert client("lease/revoke", 404, ID="12345")["error"] == "etcdserver: requested lease not found"
     assert client.http.post("/v3/kv/range", content=b'{"key": ').status_code == 400
     assert client.http.post("/v3/kv/range", content=b'{"key": 7}').status_code == 400
+    assert client.http.post("/v3/kv/range", content=b"[]").status_code == 400
     assert client.http.post("/v3/kv/nothing", json={}).status_code == 404
 
 
