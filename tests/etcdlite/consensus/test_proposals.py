@@ -45,6 +45,14 @@ def test_only_a_later_term_shows_a_loss(applied_term: int, again: list[bytes]) -
     assert book.take(applied_term) == again
 
 
+def test_what_is_lost_in_every_term_is_made_in_every_term() -> None:
+    book = Book(b"a")
+    for term in range(1, 5):
+        assert book.take(term) == [b"a"]
+        assert not book.proposals.passed(term)
+        assert book.proposals.passed(term + 1)
+
+
 def test_what_was_applied_meanwhile_is_not_lost() -> None:
     book = Book(b"a", b"b")
     book.take(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -191,7 +192,14 @@ def test_both_protocols_on_one_port_with_mutual_tls(tmp_path: Path) -> None:
     with running("etcdlite", tmp_path, extra=flags, scheme="https") as one:
         context = ssl.create_default_context(cafile=str(pki / "ca.pem"))
         context.load_cert_chain(pki / "client.pem", pki / "client-key.pem")
-        context.set_alpn_protocols(["h2", "http/1.1"])  # as curl does
+        host, port = one.client_url.removeprefix("https://").split(":")
+        for offered, chosen in ((["h2", "http/1.1"], "http/1.1"), (["h2"], "h2")):  # curl; clients of gRPC
+            context.set_alpn_protocols(offered)
+            with (
+                socket.create_connection((host, int(port)), SECONDS) as plain,
+                context.wrap_socket(plain, server_hostname=host) as secured,
+            ):
+                assert secured.selected_alpn_protocol() == chosen
         with httpx.Client(base_url=one.client_url, verify=context, timeout=SECONDS) as http:
             assert http.post("/v3/kv/put", json={"key": b64("k"), "value": b64("v")}).status_code == 200
 
