@@ -537,7 +537,12 @@ def test_a_second_scheduler_with_two_profiles(placed: Placing, tmp_path: Path) -
     both = on("worker-1", "worker-2")
     placed.lab.kubectl("delete", "pods", "-n", NAMESPACE, "kept", "urgent", "--ignore-not-found")
     placed.apply([pod("ballast", requests=ballast, affinity=on("worker-1"))])
-    placed.settle("ballast")
+
+    def loaded() -> bool:
+        placed.look()
+        return placed.node("ballast") == "worker-1"
+
+    eventually("worker-1 is the fuller", loaded)  # not at once, if the scheduler has yet to see the room made
     argv = [sys.executable, "-m", "scheduler", f"--config={file}", "--secure-port=0"]
     second = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
