@@ -38,6 +38,20 @@ CORE_STATUS = (
     "resourcequotas resourcequotas/status"
 )
 
+DISCOVERY = (
+    "/api",
+    "/api/*",
+    "/apis",
+    "/apis/*",
+    "/healthz",
+    "/livez",
+    "/openapi",
+    "/openapi/*",
+    "/readyz",
+    "/version",
+    "/version/",
+)
+
 
 def node_rules() -> list[Rule]:
     """What every node may do as far as no single object is concerned."""
@@ -62,36 +76,9 @@ def node_rules() -> list[Rule]:
         rule("create delete get patch update", "storage.k8s.io", "csinodes"),
         rule(READ, "storage.k8s.io", "csidrivers"),
         rule(READ, "node.k8s.io", "runtimeclasses"),
-        url(
-            "get",
-            "/api",
-            "/api/*",
-            "/apis",
-            "/apis/*",
-            "/healthz",
-            "/livez",
-            "/openapi",
-            "/openapi/*",
-            "/readyz",
-            "/version",
-            "/version/",
-        ),
+        url("get", *DISCOVERY),
     ]
 
-
-DISCOVERY = (
-    "/api",
-    "/api/*",
-    "/apis",
-    "/apis/*",
-    "/healthz",
-    "/livez",
-    "/openapi",
-    "/openapi/*",
-    "/readyz",
-    "/version",
-    "/version/",
-)
 
 CLUSTER_ROLES: dict[str, list[Rule]] = {
     "cluster-admin": [rule("*", "*", "*"), url("*", "*")],
