@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy import linux
+from deploy import namespaces
 from deploy.control import Control
 from deploy.state import State
 from deploy.topology import Topology
@@ -61,7 +61,7 @@ def slice_to(address: str) -> Object:
 @contextlib.contextmanager
 def server(namespace: str, address: str) -> Iterator[None]:
     """A server on a host that tells every caller its address and hangs up."""
-    listening = linux.socket_in(namespace, socket.AF_INET, socket.SOCK_STREAM)
+    listening = namespaces.socket_in(namespace, socket.AF_INET, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind((address, PORT))
     listening.listen()
@@ -88,7 +88,7 @@ def reached(namespace: str, service: str, wanted: str) -> float:
     moments: list[float] = []
 
     def look() -> None:
-        linux.enter_network(namespace)  # for good: the thread ends in there
+        namespaces.enter_network(namespace)  # for good: the thread ends in there
         deadline = time.perf_counter() + LIMIT
         while time.perf_counter() < deadline and not moments:
             with contextlib.suppress(OSError), socket.create_connection((service, 80), 1) as connection:

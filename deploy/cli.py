@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy import doctor, down, etcdtools, linux, packages, rootless, runtimes, topology, why
+from componentbase import linux
+from deploy import doctor, down, etcdtools, namespaces, packages, rootless, runtimes, topology, why
 from deploy.chaos import commands as chaos
 from deploy.control import PROGRAMS, Control, HostDown, Refused
 from deploy.faults.fault import FaultError
@@ -211,7 +212,7 @@ def _enter(context: Context, command: Sequence[str]) -> int:
         linux.setns(descriptor, linux.CLONE_NEWNET)
         os.close(descriptor)
     else:
-        linux.enter(context.control().pid())
+        namespaces.enter(context.control().pid())
         os.chdir("/")
     os.environ["PATH"] = os.pathsep.join([PROGRAMS, str(Path(sys.executable).parent), os.environ["PATH"]])
     pid = os.fork()

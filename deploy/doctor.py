@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy import cgroups, linux, packages, rootless
+from componentbase import linux
+from deploy import cgroups, namespaces, packages, rootless
 from deploy.configs import Machine
 from deploy.topology import Topology
 
@@ -87,7 +88,7 @@ def _root() -> Finding:
 
 
 def _namespaces() -> Finding:
-    error = in_child(lambda: linux.unshare(linux.HOST_NAMESPACES))
+    error = in_child(lambda: linux.unshare(namespaces.HOST_NAMESPACES))
     advice = "the kernel or the container around this shell forbids namespaces: use a machine of your own"
     return Finding("namespaces", not error, error or "network, mount, UTS, IPC and PID can be made", advice)
 

@@ -30,7 +30,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from deploy import cgroups, linux, network, systemd
+from componentbase import linux
+from deploy import cgroups, namespaces, network, systemd
 from deploy.control import INIT_SOCKET, PROGRAMS, Control, HostDown
 from deploy.state import State
 from deploy.supervisor import Supervisor, say
@@ -255,7 +256,7 @@ def _child(state: State, plan: HostPlan, report: int, groups: cgroups.Hierarchie
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(os.fspath(path))
         path.chmod(0o600)
-        linux.unshare(linux.HOST_NAMESPACES)
+        linux.unshare(namespaces.HOST_NAMESPACES)
         pid = os.fork()
         if pid == 0:
             # SO_PEERCRED reports who called listen(2): that must be pid 1.

@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from deploy import linux
+from componentbase import linux
 from deploy.topology import Host, Network
 
 BRIDGE = "lab0"

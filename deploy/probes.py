@@ -10,7 +10,7 @@ import ssl
 import struct
 from pathlib import Path
 
-from deploy import linux
+from deploy import namespaces
 
 TIMEOUT = 1.0
 
@@ -25,7 +25,7 @@ class _Dialled(http.client.HTTPConnection):
 
 def dial(namespace: str | Path, address: str, port: int, timeout: float = TIMEOUT) -> socket.socket:
     """A TCP connection made inside the network namespace at `namespace`. Raises OSError."""
-    sock = linux.socket_in(namespace, socket.AF_INET, socket.SOCK_STREAM)
+    sock = namespaces.socket_in(namespace, socket.AF_INET, socket.SOCK_STREAM)
     sock.settimeout(timeout)
     try:
         sock.connect((address, port))
@@ -93,7 +93,7 @@ def dns_lacking(namespace: str | Path, server: str, name: str) -> str | None:
     """None when the DNS server at `server`, asked over UDP from inside `namespace`, knows an address of
     `name`."""
     identifier = secrets.randbelow(1 << 16)
-    with linux.socket_in(namespace, socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    with namespaces.socket_in(namespace, socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(0.3)
         try:
             sock.connect((server, 53))

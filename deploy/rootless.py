@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy import linux
+from componentbase import linux
 
 LOCK = "rootless.lock"
 WHO = "HARDWAY_ROOTLESS"  # inside: the number of the user outside

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deploy import linux, probes
+from deploy import namespaces, probes
 from deploy.api import Api, APIError, Unreachable, tls_context
 from deploy.control import Control, HostDown
 from deploy.state import State
@@ -97,7 +97,7 @@ class Looker:
         return answer
 
     def _ask_member(self, host: Host) -> dict[str, Any]:
-        linux.enter_network(self.state.router_netns)
+        namespaces.enter_network(self.state.router_netns)
         return asyncio.run(asyncio.wait_for(self._status_of(host), TIMEOUT))
 
     async def _status_of(self, host: Host) -> dict[str, Any]:

@@ -27,7 +27,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from deploy import linux, systemd
+from componentbase import linux
+from deploy import systemd
 from deploy.restarts import Life, Phase
 from deploy.systemd import unitfile
 from deploy.systemd.unitfile import UnitFileError

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from deploy import addons, cgroups, configs, doctor, hosts, linux, network, probes, runtimes, steps
+from deploy import addons, cgroups, configs, doctor, hosts, namespaces, network, probes, runtimes, steps
 from deploy.api import Api, APIError, Unreachable, tls_context
 from deploy.control import Control, HostDown, Refused
 from deploy.goals import Goal, Missed, Reporter, pursue
@@ -564,5 +564,5 @@ class ImageImport(ImageGoal):
             stderr=subprocess.STDOUT,
             text=True,
             # Safe: this process has one thread.
-            preexec_fn=lambda: linux.enter(pid, processes=False),
+            preexec_fn=lambda: namespaces.enter(pid, processes=False),
         )

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from deploy import linux
+from componentbase import linux
 
 ROOT = Path(__file__).resolve().parent.parent
 USER = 12345

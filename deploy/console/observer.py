@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from componentbase import tasks
-from deploy import linux
+from deploy import namespaces
 from etcdlite.client import EtcdClient, EtcdError
 
 INTERVAL = 0.5
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--certificates", type=Path, required=True, help="directory with etcd-client.pem")
     parser.add_argument("endpoints", nargs="+")
     given = parser.parse_args(argv)
-    linux.enter_network(given.network)  # threads that a client starts are born here too
+    namespaces.enter_network(given.network)  # threads that a client starts are born here too
     return tasks.run(lambda: _observe(given.endpoints, given.certificates))
 
 

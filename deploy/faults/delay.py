@@ -26,7 +26,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from deploy import linux
+from componentbase import linux
+from deploy import namespaces
 from deploy.faults.fault import Fault, FaultError
 from deploy.faults.network import run_inside
 
@@ -204,7 +205,7 @@ def main(argv: Sequence[str]) -> int:
         end.bind(_socket_name(name))
         end.listen(1)
         home = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        linux.enter_network(namespace)
+        namespaces.enter_network(namespace)
         try:
             queue = open_queue()
         finally:

@@ -14,8 +14,8 @@ import signal
 import sys
 from typing import Any, NoReturn
 
+from componentbase import linux
 from kubelet.embedded import detach, process
-from kubelet.embedded import syscalls as sys_
 
 
 def _command(spec: dict[str, Any]) -> NoReturn:
@@ -42,7 +42,7 @@ def main() -> NoReturn:
     detach.forget_descriptors(set() if terminal is None else {terminal})
     process.join_groups(spec["cgroups"])
     for path in spec["enter"]:
-        sys_.join(path)
+        linux.join(path)
     pid = os.fork()
     if pid == 0:
         _command(spec)

@@ -21,14 +21,14 @@ import struct
 import termios
 from typing import Any, NoReturn
 
+from componentbase import linux
 from kubelet.embedded import detach, root
-from kubelet.embedded import syscalls as sys_
 
 SPACES = {
-    "net": sys_.CLONE_NEWNET,
-    "ipc": sys_.CLONE_NEWIPC,
-    "uts": sys_.CLONE_NEWUTS,
-    "pid": sys_.CLONE_NEWPID,
+    "net": linux.CLONE_NEWNET,
+    "ipc": linux.CLONE_NEWIPC,
+    "uts": linux.CLONE_NEWUTS,
+    "pid": linux.CLONE_NEWPID,
 }
 LAST_CAPABILITY = 63
 COMMAND_NOT_FOUND = 127
@@ -56,17 +56,17 @@ def enter_spaces(spaces: dict[str, str | None]) -> None:
     for kind, flag in SPACES.items():
         path = spaces.get(kind)
         if path:
-            sys_.join(path)
+            linux.join(path)
         elif path == "":
             fresh |= flag
     if fresh:
-        sys_.unshare(fresh)
+        linux.unshare(fresh)
 
 
 def prepare_spaces(spec: dict[str, Any]) -> None:
     """Give fresh namespaces what they need: a name, a loopback that is up, sysctls."""
     if spec["spaces"].get("uts") == "" and spec["hostname"]:
-        sys_.sethostname(spec["hostname"])
+        linux.sethostname(spec["hostname"])
     if spec["spaces"].get("net") == "":
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", _IFF_UP))
@@ -104,7 +104,7 @@ def confine(about: dict[str, Any]) -> None:
         for number in range(LAST_CAPABILITY + 1):
             if number not in kept:
                 with contextlib.suppress(OSError):  # beyond the last that this kernel has
-                    sys_.control(sys_.PR_CAPBSET_DROP, number)
+                    linux.control(linux.PR_CAPBSET_DROP, number)
     if about["groups"] is not None:
         os.setgroups(about["groups"])
     if about["gid"] is not None:
@@ -112,7 +112,7 @@ def confine(about: dict[str, Any]) -> None:
     if about["uid"] is not None:
         os.setresuid(about["uid"], about["uid"], about["uid"])
     if about["no_new_privs"]:
-        sys_.control(sys_.PR_SET_NO_NEW_PRIVS, 1)
+        linux.control(linux.PR_SET_NO_NEW_PRIVS, 1)
 
 
 def program(name: str, path: str) -> str:
@@ -138,7 +138,7 @@ def execute(about: dict[str, Any]) -> NoReturn:
     confine(about)
     if about["watched"]:
         # Only now: a change of identity forgets it (prctl(2)).
-        sys_.control(sys_.PR_SET_PDEATHSIG, signal.SIGKILL)
+        linux.control(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     environment = dict(entry.split("=", 1) for entry in about["env"] if "=" in entry)
     found = program(about["argv"][0], environment.get("PATH", ""))
     for number in (signal.SIGPIPE, signal.SIGINT, signal.SIGXFSZ):
@@ -157,7 +157,7 @@ def become(spec: dict[str, Any], keep: set[int], terminal: int | None = None) ->
     detach.forget_descriptors(keep if terminal is None else keep | {terminal})
     join_groups(spec["cgroups"])
     enter_spaces({kind: path for kind, path in spec["spaces"].items() if kind != "pid"})
-    sys_.unshare(sys_.CLONE_NEWNS)
+    linux.unshare(linux.CLONE_NEWNS)
     prepare_spaces(spec)
     root.build(spec["root"])
     if terminal is not None:

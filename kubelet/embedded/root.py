@@ -12,14 +12,14 @@ import os
 import shutil
 from typing import Any
 
-from kubelet.embedded import syscalls as sys_
+from componentbase import linux
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 OWN = ("pts", "shm", "mqueue", "ptmx", "fd", "stdin", "stdout", "stderr")
 # Flags of a mount that a remount may not drop in a user namespace (mount_namespaces(7), "locked").
-_KEPT = {os.ST_NOSUID: sys_.MS_NOSUID, os.ST_NODEV: sys_.MS_NODEV, os.ST_NOEXEC: sys_.MS_NOEXEC}
+_KEPT = {os.ST_NOSUID: linux.MS_NOSUID, os.ST_NODEV: linux.MS_NODEV, os.ST_NOEXEC: linux.MS_NOEXEC}
 _KEPT |= {os.ST_NOATIME: 1024, os.ST_NODIRATIME: 2048, os.ST_RELATIME: 1 << 21}
-_QUIET = sys_.MS_NOSUID | sys_.MS_NODEV | sys_.MS_NOEXEC
+_QUIET = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
 
 
 def build(tree: dict[str, Any]) -> None:
@@ -27,7 +27,7 @@ def build(tree: dict[str, Any]) -> None:
 
     Raises OSError naming the mount that failed.
     """
-    sys_.mount("none", "/", flags=sys_.MS_REC | sys_.MS_SLAVE)
+    linux.mount("none", "/", flags=linux.MS_REC | linux.MS_SLAVE)
     merged = tree["merged"]
     _image(tree)
     _kernel(merged, tree)
@@ -37,7 +37,7 @@ def build(tree: dict[str, Any]) -> None:
         _mask(merged + path)
     for path in tree["readonly_paths"]:
         if os.path.exists(merged + path):
-            sys_.mount(merged + path, merged + path, flags=sys_.MS_BIND | sys_.MS_REC)
+            linux.mount(merged + path, merged + path, flags=linux.MS_BIND | linux.MS_REC)
             _remount_readonly(merged + path)
     if tree["readonly"]:
         _remount_readonly(merged)
@@ -52,52 +52,52 @@ def _image(tree: dict[str, Any]) -> None:
     data = f"lowerdir={tree['image']},upperdir={upper},workdir={tree['work']}"
     for options in (data, f"{data},userxattr"):
         with contextlib.suppress(OSError):
-            sys_.mount("overlay", merged, "overlay", sys_.MS_NODEV, options)
+            linux.mount("overlay", merged, "overlay", linux.MS_NODEV, options)
             return
     copied = f"{upper}.copied"
     if not os.path.exists(copied):
         shutil.copytree(tree["image"], upper, symlinks=True, dirs_exist_ok=True)
         with open(copied, "w"):
             pass
-    sys_.mount(upper, merged, flags=sys_.MS_BIND)
+    linux.mount(upper, merged, flags=linux.MS_BIND)
 
 
 def _kernel(merged: str, tree: dict[str, Any]) -> None:
     """/proc, /dev and /sys."""
     _directory(f"{merged}/proc")
     if tree["own_processes"]:
-        sys_.mount("proc", f"{merged}/proc", "proc", _QUIET)
+        linux.mount("proc", f"{merged}/proc", "proc", _QUIET)
     else:
-        sys_.mount("/proc", f"{merged}/proc", flags=sys_.MS_BIND | sys_.MS_REC)
+        linux.mount("/proc", f"{merged}/proc", flags=linux.MS_BIND | linux.MS_REC)
     _directory(f"{merged}/sys")
     try:
-        sys_.mount("sysfs", f"{merged}/sys", "sysfs", _QUIET | sys_.MS_RDONLY)
+        linux.mount("sysfs", f"{merged}/sys", "sysfs", _QUIET | linux.MS_RDONLY)
     except OSError:
         # Only the owner of the network namespace may mount it anew; the host's is the next best.
-        sys_.mount("/sys", f"{merged}/sys", flags=sys_.MS_BIND | sys_.MS_REC)
+        linux.mount("/sys", f"{merged}/sys", flags=linux.MS_BIND | linux.MS_REC)
         _remount_readonly(f"{merged}/sys")
     _devices(f"{merged}/dev", tree)
 
 
 def _devices(dev: str, tree: dict[str, Any]) -> None:
     _directory(dev)
-    sys_.mount("tmpfs", dev, "tmpfs", sys_.MS_NOSUID, "mode=755,size=65536k")
+    linux.mount("tmpfs", dev, "tmpfs", linux.MS_NOSUID, "mode=755,size=65536k")
     for name in os.listdir("/dev") if tree["all_devices"] else DEVICES:
         if os.path.exists(f"/dev/{name}") and name not in OWN:
             (_directory if os.path.isdir(f"/dev/{name}") else _file)(f"{dev}/{name}")
-            sys_.mount(f"/dev/{name}", f"{dev}/{name}", flags=sys_.MS_BIND)
+            linux.mount(f"/dev/{name}", f"{dev}/{name}", flags=linux.MS_BIND)
     for name in ("pts", "shm", "mqueue"):
         os.mkdir(f"{dev}/{name}")
-    sys_.mount(
+    linux.mount(
         "devpts",
         f"{dev}/pts",
         "devpts",
-        sys_.MS_NOSUID | sys_.MS_NOEXEC,
+        linux.MS_NOSUID | linux.MS_NOEXEC,
         "newinstance,ptmxmode=0666,mode=0620",
     )
-    sys_.mount("shm", f"{dev}/shm", "tmpfs", _QUIET, "mode=1777,size=65536k")
+    linux.mount("shm", f"{dev}/shm", "tmpfs", _QUIET, "mode=1777,size=65536k")
     with contextlib.suppress(OSError):  # a kernel without message queues
-        sys_.mount("mqueue", f"{dev}/mqueue", "mqueue", _QUIET)
+        linux.mount("mqueue", f"{dev}/mqueue", "mqueue", _QUIET)
     links = {"ptmx": "pts/ptmx", "fd": "/proc/self/fd", "stdin": "/proc/self/fd/0"}
     for name, target in {**links, "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"}.items():
         os.symlink(target, f"{dev}/{name}")
@@ -112,8 +112,8 @@ def _given(merged: str, given: dict[str, Any]) -> None:
         _directory(target)
     else:
         _file(target)
-    sys_.mount(source, target, flags=sys_.MS_BIND | sys_.MS_REC)
-    sys_.mount("none", target, flags=given["propagation"] | sys_.MS_REC)
+    linux.mount(source, target, flags=linux.MS_BIND | linux.MS_REC)
+    linux.mount("none", target, flags=given["propagation"] | linux.MS_REC)
     if given["readonly"]:
         _remount_readonly(target)
 
@@ -145,15 +145,15 @@ def inside(merged: str, path: str) -> str:
 
 def _mask(path: str) -> None:
     if os.path.isdir(path):
-        sys_.mount("tmpfs", path, "tmpfs", sys_.MS_RDONLY, "size=0k")
+        linux.mount("tmpfs", path, "tmpfs", linux.MS_RDONLY, "size=0k")
     elif os.path.exists(path):
-        sys_.mount("/dev/null", path, flags=sys_.MS_BIND)
+        linux.mount("/dev/null", path, flags=linux.MS_BIND)
 
 
 def _remount_readonly(path: str) -> None:
     held = os.statvfs(path).f_flag
     kept = sum(flag for seen, flag in _KEPT.items() if held & seen)
-    sys_.mount("none", path, flags=sys_.MS_REMOUNT | sys_.MS_BIND | sys_.MS_RDONLY | kept)
+    linux.mount("none", path, flags=linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | kept)
 
 
 def _directory(path: str) -> None:
@@ -170,6 +170,6 @@ def _file(path: str) -> None:
 def _pivot(merged: str) -> None:
     """The old root is stacked over the new one and then let go (pivot_root(2), "pivot_root(".", ".")")."""
     os.chdir(merged)
-    sys_.pivot_root(".", ".")
-    sys_.unmount(".", sys_.MNT_DETACH)
+    linux.pivot_root(".", ".")
+    linux.unmount(".", linux.MNT_DETACH)
     os.chdir("/")

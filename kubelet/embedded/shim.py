@@ -23,8 +23,8 @@ import termios
 import time
 from typing import Any, NoReturn
 
+from componentbase import linux
 from kubelet.embedded import detach, process
-from kubelet.embedded import syscalls as sys_
 from kubelet.embedded.crilog import Lines
 
 SOCKET = "shim.sock"
@@ -314,8 +314,8 @@ class Shim:
 def _live(spec: dict[str, Any], lock: int, report: int) -> int:
     shim = Shim(spec)
     # Orphans of the container's own tree fall to us, not to the host, when it shares the host's processes.
-    sys_.control(PR_SET_CHILD_SUBREAPER, 1)
-    sys_.set_process_name("embedded-shim")
+    linux.control(PR_SET_CHILD_SUBREAPER, 1)
+    linux.set_process_name("embedded-shim")
     shim.open_log()
     problem = shim.start()
     directory = spec["directory"]

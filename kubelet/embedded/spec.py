@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from componentbase import linux
 from kubelet.cri.pb import api_pb2 as pb
 from kubelet.cri.port import RuntimeFailure
-from kubelet.embedded import syscalls
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # capabilities(7), in the order of their numbers.
@@ -46,8 +46,8 @@ DEFAULT_CAPABILITIES = frozenset(
     }
 )
 PROPAGATION = {
-    pb.PROPAGATION_PRIVATE: syscalls.MS_PRIVATE,
-    pb.PROPAGATION_HOST_TO_CONTAINER: syscalls.MS_SLAVE,
+    pb.PROPAGATION_PRIVATE: linux.MS_PRIVATE,
+    pb.PROPAGATION_HOST_TO_CONTAINER: linux.MS_SLAVE,
 }
 
 
@@ -223,7 +223,7 @@ def mounts(config: pb.ContainerConfig, own: Mapping[str, Path]) -> list[dict[str
         flags = PROPAGATION[mount.propagation]
         out.append(_mount(mount.host_path, mount.container_path, mount.readonly, flags))
     out += [
-        _mount(str(source), target, False, syscalls.MS_PRIVATE)
+        _mount(str(source), target, False, linux.MS_PRIVATE)
         for target, source in own.items()
         if target not in taken
     ]

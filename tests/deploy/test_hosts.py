@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from deploy import cgroups, doctor, down, hosts, linux, network, packages, probes
+from deploy import cgroups, doctor, down, hosts, namespaces, network, packages, probes
 from deploy.control import Control, HostDown
 from deploy.hosts import HostPlan
 from deploy.state import State
@@ -102,7 +102,7 @@ class Lab:
             capture_output=True,
             text=True,
             check=True,
-            preexec_fn=lambda: linux.enter(pid, processes=False),
+            preexec_fn=lambda: namespaces.enter(pid, processes=False),
         )
         return done.stdout
 

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy import linux
+from componentbase import linux
 from kubelet.cgroups import hierarchies
 from kubelet.embedded.network import PLUGINS, PodNetwork
 from kubelet.embedded.runtime import EmbeddedRuntime
@@ -80,7 +80,7 @@ def _become_user(tmp: Path) -> None:
 
 def _dumpable() -> None:
     """Whoever changes identity loses the ownership of its own /proc entry (prctl(2), PR_SET_DUMPABLE)."""
-    linux._libc.prctl(4, 1, 0, 0, 0)
+    linux.control(linux.PR_SET_DUMPABLE, 1)
 
 
 def in_child(work: Callable[[], None], tmp: Path, *, rootless: bool, group: str = "") -> None:

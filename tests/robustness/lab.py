@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy import linux
+from componentbase import linux
 from pki.ca import Authority, ensure_authority, ensure_leaf, utc_now
 from pki.certs import Profile, Usage
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from componentbase.backoff import Backoff
 from componentbase.grpcwire.status import Code
-from deploy import linux
+from deploy import namespaces
 from deploy.judge.history import Batch, Call, Event, History, Watch, to_json
 from deploy.judge.model import Compare, Get, KeyValue, Put, Request, Response
 from etcdlite.client import (
@@ -421,7 +421,7 @@ def parse(argv: Sequence[str]) -> tuple[Plan, str]:
 def main(argv: Sequence[str]) -> int:
     """Enter the namespace before any thread or channel exists, work, write the file."""
     plan, namespace = parse(argv)
-    linux.enter_network(namespace)
+    namespaces.enter_network(namespace)
     load = Load(plan)
     history = asyncio.run(load.run())
     document = {
