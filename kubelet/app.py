@@ -7,18 +7,19 @@ import logging
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from componentbase import log as logs
-from componentbase.clock import Clock, RealClock
+from componentbase.clock import RealClock
 from componentbase.flags import Flags
 from componentbase.tasks import Background, run
 from kubeclient.rest import RestClient
 from kubelet.agent import Kubelet, Settings
-from kubelet.certificates import CertificateStore, obtain, renew, write_kubeconfig
+from kubelet.certificates import CertificateStore
 from kubelet.config import ConfigurationError, KubeletConfig, load
+from kubelet.credentials import Credentials
 from kubelet.cri.client import CriRuntime
 from kubelet.cri.port import Runtime
 from kubelet.embedded.runtime import NAME as EMBEDDED
@@ -104,43 +105,17 @@ async def serve_hollow(herd: Herd, kubeconfig: str) -> None:
         await run_herd(herd, client, RealClock())
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """How the kubelet shows who it is: `bootstrap` is empty when the kubeconfig is given ready made."""
-
-    kubeconfig: str
-    bootstrap: str
-    store: CertificateStore
-
-
-async def bootstrap(credentials: Credentials, node: str, clock: Clock) -> None:
-    """Have a valid client certificate and a kubeconfig that refers to it. Raises `CertificateRefused`."""
-    store, kubeconfig = credentials.store, Path(credentials.kubeconfig)
-    if store.certificate(clock.now()) is None:
-        async with RestClient.from_kubeconfig(
-            credentials.bootstrap, user_agent="kubelet-bootstrap"
-        ) as client:
-            await obtain(client, store, node, clock)
-    await asyncio.to_thread(write_kubeconfig, Path(credentials.bootstrap), kubeconfig, store)
-
-
 async def serve_for_ever(settings: Settings, credentials: Credentials) -> None:
-    """Serve, and after each renewal of the certificate serve anew with it: pods run on meanwhile, as they do
+    """Serve, and whenever the credentials are others serve anew with them: pods run on meanwhile, as they do
     whenever a kubelet restarts.
     """
     clock = RealClock()
     while True:
-        if credentials.bootstrap:
-            await bootstrap(credentials, settings.node_name, clock)
-        if not (settings.config.rotate_certificates and credentials.bootstrap):
-            await serve(settings, credentials.kubeconfig)
-            return
-        async with (
-            RestClient.from_kubeconfig(credentials.kubeconfig, user_agent="kubelet") as client,
-            asyncio.TaskGroup() as group,
-        ):
-            serving = group.create_task(serve(settings, credentials.kubeconfig), name="serve")
-            await renew(client, credentials.store, settings.node_name, clock)
+        await credentials.had(settings.node_name, clock)
+        async with asyncio.TaskGroup() as group:
+            serving = group.create_task(serve(settings, str(credentials.kubeconfig)), name="serve")
+            await credentials.spent(settings.node_name, clock)
+            log.info("connecting anew with other credentials")
             serving.cancel()
 
 
@@ -195,5 +170,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"kubelet: {error}", file=sys.stderr)
         return 2
     store = CertificateStore(Path(values.cert_dir))
-    credentials = Credentials(values.kubeconfig, values.bootstrap_kubeconfig, store)
+    credentials = Credentials(
+        Path(values.kubeconfig), values.bootstrap_kubeconfig, store, settings.config.rotate_certificates
+    )
     return run(lambda: serve_for_ever(settings, credentials))

@@ -20,6 +20,7 @@ from componentbase.clock import RealClock
 from componentbase.health import Health, respond
 from componentbase.http import server
 from kubeclient.informer import InformerFactory
+from kubeclient.reload import replaced
 from kubeclient.rest import NotInCluster, RestClient
 from kubeproxy import backends
 from kubeproxy import config as configuration
@@ -29,7 +30,6 @@ from kubeproxy.config import Config, ConfigError
 from kubeproxy.healthcheck import HealthChecks
 from kubeproxy.policy_agent import PolicyAgent
 from kubeproxy.proxy import UNSYNCED_IS_SICK, Proxy
-from kubeproxy.reload import replaced
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,11 @@ from urllib.parse import parse_qs
 import orjson
 
 from componentbase import metrics, tlsutil
+from componentbase.clock import Clock
 from componentbase.health import Health
 from componentbase.http.server import serve
 from componentbase.tasks import Background
+from kubeclient.reload import INTERVAL
 from kubelet.agent import Kubelet
 from kubelet.certificates import CertificateStore, renew, serving
 from kubelet.config import KubeletConfig
@@ -287,8 +289,10 @@ async def run_servers(kubelet: Kubelet) -> None:
         if config.server_tls_bootstrap:
             group.create_task(_serve_with_asked(kubelet, app), name="serving-certificate")
         elif config.tls_cert_file:
-            context = _context(config, config.tls_cert_file, config.tls_private_key_file)
+            pair = (config.tls_cert_file, config.tls_private_key_file)
+            context = _context(config, *pair)
             group.create_task(serve(app, host=config.address, port=config.port, ssl_context=context))
+            group.create_task(follow_pair(context, *pair, kubelet.clock), name="serving-certificate")
         else:
             log.warning("no tlsCertFile in the configuration: the kubelet's server is not started")
 
@@ -312,3 +316,29 @@ async def _serve_with_asked(kubelet: Kubelet, app: Server) -> None:
         while True:
             await renew(kubelet.client, store, settings.node_name, kubelet.clock)
             context.load_cert_chain(current)
+
+
+async def follow_pair(context: ssl.SSLContext, cert: str, key: str, clock: Clock) -> None:
+    """A replaced certificate is that of new connections; one that cannot be used is passed over and named in
+    the log.
+    """
+    before = [await asyncio.to_thread(_content, name) for name in (cert, key)]
+    while True:
+        await clock.sleep(INTERVAL)
+        now = [await asyncio.to_thread(_content, name) for name in (cert, key)]
+        if now == before:
+            continue
+        before = now
+        try:
+            tlsutil.server_context(cert, key)  # a pair that does not fit must not spoil the one in use
+            context.load_cert_chain(cert, key)
+            log.info("serving certificate replaced", extra={"file": cert})
+        except (OSError, ssl.SSLError) as error:
+            log.error("the new serving certificate is not used: %s", error)
+
+
+def _content(name: str) -> bytes:
+    try:
+        return Path(name).read_bytes()
+    except OSError:
+        return b""

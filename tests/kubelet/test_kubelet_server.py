@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +13,17 @@ from typing import Any
 
 import orjson
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from componentbase import tlsutil
 from componentbase.clock import FakeClock
 from kubeclient.rest import ConnectionFailed
 from kubelet.config import KubeletConfig
 from kubelet.server import app
 from kubelet.server.auth import Denied, Guard, User
 from kubelet.server.upgrade import Refused, wanted_pipes
+from pki.ca import Authority, certificate_pem, key_pem
+from pki.certs import Profile, Usage
 from tests.kubelet.world import World
 
 
@@ -205,3 +212,59 @@ def test_logs_of_a_container_that_cannot_start_say_why(
         assert body == b'container "c" in pod "p" is waiting to start: trying and failing to pull image'
 
     play(scenario)
+
+
+class Script:
+    """A clock whose n-th sleep does the n-th thing."""
+
+    def __init__(self, *things: Callable[[], object]) -> None:
+        self._things = list(things)
+
+    async def sleep(self, seconds: float) -> None:
+        if not self._things:
+            raise asyncio.CancelledError
+        self._things.pop(0)()
+
+
+def test_a_replaced_serving_certificate_is_that_of_new_connections(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cert, key = tmp_path / "kubelet.pem", tmp_path / "kubelet-key.pem"
+    ca = Authority.create("ca", ec.generate_private_key(ec.SECP256R1()))
+
+    def put(name: str, fits: bool = True) -> None:
+        mine = ec.generate_private_key(ec.SECP256R1())
+        theirs = mine if fits else ec.generate_private_key(ec.SECP256R1())
+        profile = Profile(common_name=name, dns=(name,), usages=frozenset({Usage.SERVER}))
+        cert.write_bytes(certificate_pem(ca.issue(profile, mine)))
+        key.write_bytes(key_pem(theirs))
+
+    put("before")
+    served: list[str] = []
+    context = tlsutil.server_context(cert, key)
+
+    def look() -> None:
+        served.append(served_name(context))
+
+    clock: Any = Script(
+        look, lambda: put("spoilt", fits=False), look, lambda: put("after"), look, lambda: None, look
+    )
+    with caplog.at_level(logging.ERROR), pytest.raises(asyncio.CancelledError):
+        asyncio.run(app.follow_pair(context, str(cert), str(key), clock))
+    assert served == ["before", "before", "after", "after"]
+    assert len([each for each in caplog.records if "not used" in each.message]) == 1
+
+
+def served_name(context: ssl.SSLContext) -> str:
+    """The name in the certificate that a new connection is shown; no socket is needed."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    inbound, outbound = ssl.MemoryBIO(), ssl.MemoryBIO()
+    one = context.wrap_bio(inbound, outbound, server_side=True)
+    other = client.wrap_bio(outbound, inbound)
+    for side in (other, one, other, one):
+        with contextlib.suppress(ssl.SSLWantReadError):
+            side.do_handshake()
+    der = other.getpeercert(binary_form=True)
+    assert der is not None
+    return tlsutil.identity(der).common_name

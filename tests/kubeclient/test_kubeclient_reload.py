@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 import yaml
 
-from kubeproxy.reload import replaced
+from kubeclient.reload import replaced
 from tests.kubeclient.loops import on_loop
 
 
-def kubeconfig(server: str) -> str:
+def kubeconfig(server: str, authority: str = "") -> str:
+    named = {"certificate-authority": authority} if authority else {}
     return yaml.safe_dump(
         {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "c", "cluster": {"server": server}}],
+            "clusters": [{"name": "c", "cluster": {"server": server, **named}}],
             "contexts": [{"name": "c", "context": {"cluster": "c"}}],
             "current-context": "c",
         }
@@ -58,3 +59,17 @@ def test_until_another_usable_one_is_there(tmp_path: Path, caplog: pytest.LogCap
         on_loop(test)
     assert clock.sleeps == 6
     assert len([each for each in caplog.records if "not used" in each.message]) == 1
+
+
+def test_a_file_that_it_names_counts_as_well(tmp_path: Path) -> None:
+    path, authority = tmp_path / "kubeconfig", tmp_path / "ca.pem"
+    path.write_text(kubeconfig("https://10.0.0.1:6443", "ca.pem"))
+    authority.write_text("one")
+    clock: Any = Script(authority, ["one", None, "one", "two"])
+
+    async def test() -> None:
+        async with asyncio.timeout(5):
+            await replaced(path, clock)
+
+    on_loop(test)
+    assert clock.sleeps == 4
