@@ -194,6 +194,7 @@ class Kubelet:
             self.machine,
             lambda: self.upkeep.conditions,
             lambda: [NOT_READY] if self.shutdown.leaving else [],
+            lambda reason, message: self.tell("Normal", reason, message),
             update_every=config.node_status_update,
             report_every=config.node_status_report,
             lease_seconds=config.node_lease_seconds,
@@ -211,6 +212,7 @@ class Kubelet:
             hard=config.eviction_hard,
             hold=config.eviction_hold,
             images=Policy(config.image_gc_high, config.image_gc_low, config.image_minimum_age),
+            tell=lambda reason, message: self.tell("Warning", reason, message),
         )
 
     def _executor(self) -> Executor:
@@ -274,6 +276,11 @@ class Kubelet:
 
     def _changed(self, uid: str) -> None:
         self.workers.wake(uid)
+
+    def tell(self, kind: str, reason: str, message: str) -> None:
+        """An event of the node. As in Kubernetes its name stands for its uid, which is known only later."""
+        name = self.settings.node_name
+        self.recorder.event({"kind": "Node", "metadata": {"name": name, "uid": name}}, kind, reason, message)
 
     def _unhealthy(self, pod: Pod, container: str, message: str) -> None:
         self.recorder.event(about_container(pod, container), "Warning", "Unhealthy", message)

@@ -131,10 +131,9 @@ def open_runtime(settings: Settings) -> tuple[Runtime, Settings]:
 
 def say_what_is_not_isolated(settings: Settings, kubelet: Kubelet) -> None:
     """In the log and as an event of the node; the node's annotation says it for as long as it is so."""
-    node = {"kind": "Node", "metadata": {"name": settings.node_name, "uid": settings.node_name}}
     for sentence in settings.not_isolated:
         log.warning("not isolated: %s", sentence)
-        kubelet.recorder.event(node, "Warning", "NotIsolated", sentence)
+        kubelet.tell("Warning", "NotIsolated", sentence)
 
 
 async def serve(settings: Settings, kubeconfig: str) -> None:

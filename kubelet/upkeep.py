@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -24,9 +25,12 @@ from kubelet.node.eviction import (
     Pressures,
     Usage,
     crossed,
+    disk_usage,
     rank,
+    reclaims_images,
     sentence,
     storage_excess,
+    together,
 )
 from kubelet.node.imagegc import ImageLedger, Policy, excess
 from kubelet.node.machine import Free, Machine, free
@@ -37,6 +41,10 @@ log = logging.getLogger(__name__)
 PERIOD = 10.0
 MINIMUM_GRACE = 1.0  # seconds a pod has that is evicted for what it wrote
 Pod = Mapping[str, Any]
+
+
+Tell = Callable[[str, str], None]
+"""Says something about the node as a Warning event: reason, message."""
 
 
 class Pods(Protocol):
@@ -62,15 +70,17 @@ class Upkeep:
         hard: Mapping[str, str],
         hold: float,
         images: Policy,
+        tell: Tell,
         measure: Callable[[Path, Path | None], Free] = free,
     ) -> None:
         self._runtime, self._cache, self._clock, self._machine = runtime, cache, clock, machine
         self._root, self._pods, self._hard, self._policy = root, pods, hard, images
-        self._measure = measure
+        self._measure, self._tell = measure, tell
         self._pressures = Pressures(hold)
         self._ledger = ImageLedger()
         self._image_root: Path | None = None
         self._leaving: set[str] = set()
+        self._short_of_images = False
         self.conditions: frozenset[str] = frozenset()
 
     async def once(self) -> None:
@@ -80,7 +90,7 @@ class Upkeep:
         left = await self._look()
         found = crossed(self._hard, self._machine, left)
         self.conditions = self._pressures.observe(found, self._clock.monotonic())
-        await self._collect_images(left, hard=any(threshold.condition == DISK for threshold in found))
+        await self._collect_images(left, found)
         pods = self._pods.pods()
         stats = await self._stats()
         over = [pod for pod in pods if await self._evict_for_storage(pod, stats)]
@@ -88,7 +98,7 @@ class Upkeep:
             left = await self._look()
             found = crossed(self._hard, self._machine, left)
             if found:
-                await self._relieve(found[0], pods, stats)
+                await self._relieve(found[0], pods, stats, left.dedicated)
 
     async def _look(self) -> Free:
         if self._image_root is None:
@@ -102,22 +112,30 @@ class Upkeep:
             out[stats.attributes.labels.get(observed.POD_UID, "")].append(stats)
         return out
 
-    async def _collect_images(self, left: Free, *, hard: bool) -> None:
-        """Remove what nobody uses while the image file system is too full."""
+    async def _collect_images(self, left: Free, found: Iterable[Crossed]) -> None:
+        """Remove what nobody uses while the image file system is too full; all of it, before a pod must go
+        for the disk.
+        """
         images = await self._runtime.list_images()
         used = {c.image_ref for uid in self._cache.uids() for c in self._cache.view(uid).containers}
         used |= {c.image for uid in self._cache.uids() for c in self._cache.view(uid).containers}
         now = self._clock.monotonic()
         self._ledger.observe(images, used, now)
         wanted = excess(left.image_capacity, left.image_disk, self._policy)
-        if hard and not wanted:
-            wanted = 1
-        for image in self._ledger.removable(wanted, self._policy, now):
+        reclaim = any(reclaims_images(threshold, left.dedicated) for threshold in found)
+        freed = 0
+        for image in self._ledger.removable(sys.maxsize if reclaim else wanted, self._policy, now):
             log.info("removing unused image", extra={"image": image, "bytes": self._ledger.sizes[image]})
             try:
                 await self._runtime.remove_image(image)
+                freed += self._ledger.sizes[image]
             except RuntimeFailure as error:
                 log.warning("image not removed: %s", error, extra={"image": image})
+        if freed < wanted and not self._short_of_images:
+            text = f"Attempted to free {wanted} bytes, but only found {freed} bytes eligible to free."
+            text = f"Failed to garbage collect required amount of images. {text}"
+            self._tell("FreeDiskSpaceFailed", text)
+        self._short_of_images = freed < wanted
 
     async def _evict_for_storage(self, pod: Pod, stats: Mapping[str, list[pb.ContainerStats]]) -> bool:
         uid = pod["metadata"]["uid"]
@@ -131,38 +149,59 @@ class Upkeep:
 
     async def _written(self, uid: str, stats: Iterable[pb.ContainerStats]) -> dict[str, int]:
         """Writable layer and logs of each container, in bytes."""
-        out = {c.attributes.metadata.name: int(c.writable_layer.used_bytes.value) for c in stats}
+        return together(_layers(stats), await self._logs(uid))
+
+    async def _logs(self, uid: str) -> dict[str, int]:
+        out: dict[str, int] = {}
         for container in self._cache.view(uid).containers:
             if container.log_path:
-                logs = await asyncio.to_thread(tree_size, Path(container.log_path).parent)
-                out[container.name] = max(out.get(container.name, 0), 0) + logs
+                place = Path(container.log_path).parent
+                out[container.name] = await asyncio.to_thread(tree_size, place)
         return out
 
     async def _relieve(
-        self, threshold: Crossed, pods: list[Pod], stats: Mapping[str, list[pb.ContainerStats]]
+        self,
+        threshold: Crossed,
+        pods: list[Pod],
+        stats: Mapping[str, list[pb.ContainerStats]],
+        dedicated: bool,
     ) -> None:
         """Evict the one pod whose end helps most."""
-        usage = {pod["metadata"]["uid"]: await self._usage(pod, stats, threshold) for pod in pods}
+        measure = self._disk_usage if threshold.condition == DISK else _memory_usage
+        usage = {pod["metadata"]["uid"]: await measure(pod, stats, threshold, dedicated) for pod in pods}
         log.warning(
             "node under pressure",
             extra={"signal": threshold.signal, "available": threshold.available, "pods": len(pods)},
         )
+        self._tell("EvictionThresholdMet", f"Attempting to reclaim {threshold.resource}")
         for pod in rank(pods, usage, threshold.resource)[:1]:
             self._pods.evict(pod, sentence(threshold, pod, usage[pod["metadata"]["uid"]]), 0.0)
             self._leaving.add(pod["metadata"]["uid"])
 
-    async def _usage(
-        self, pod: Pod, stats: Mapping[str, list[pb.ContainerStats]], threshold: Crossed
+    async def _disk_usage(
+        self,
+        pod: Pod,
+        stats: Mapping[str, list[pb.ContainerStats]],
+        threshold: Crossed,
+        dedicated: bool,
     ) -> Usage:
         uid = pod["metadata"]["uid"]
-        memory = {
-            c.attributes.metadata.name: int(c.memory.working_set_bytes.value) for c in stats.get(uid, [])
-        }
-        disk = 0
-        if threshold.condition == DISK:
-            volumes = await asyncio.to_thread(empty_dirs, self._root / "pods" / uid, pod)
-            disk = sum(volumes.values()) + sum((await self._written(uid, stats.get(uid, []))).values())
-        return Usage(sum(memory.values()), disk, memory)
+        volumes = await asyncio.to_thread(empty_dirs, self._root / "pods" / uid, pod)
+        layers, logs = _layers(stats.get(uid, [])), await self._logs(uid)
+        return disk_usage(threshold, dedicated, layers, logs, volumes)
+
+
+async def _memory_usage(
+    pod: Pod, stats: Mapping[str, list[pb.ContainerStats]], threshold: Crossed, dedicated: bool
+) -> Usage:
+    found = stats.get(pod["metadata"]["uid"], [])
+    memory = {c.attributes.metadata.name: int(c.memory.working_set_bytes.value) for c in found}
+    return Usage(sum(memory.values()), memory)
+
+
+def _layers(stats: Iterable[pb.ContainerStats]) -> dict[str, int]:
+    """Bytes in the writable layer of each container."""
+    return {c.attributes.metadata.name: int(c.writable_layer.used_bytes.value) for c in stats}
 
 
 def _limited(pod: Pod) -> bool:

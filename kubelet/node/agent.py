@@ -20,6 +20,7 @@ from kubelet.node.machine import Machine
 from kubelet.node.status import (
     NOT_ISOLATED,
     NodeSpec,
+    changes,
     conditions,
     essence,
     node_object,
@@ -48,6 +49,7 @@ class NodeAgent:
         machine: Machine,
         pressures: Callable[[], frozenset[str]],
         troubles: Callable[[], list[str]],
+        tell: Callable[[str, str], None],
         *,
         update_every: float,
         report_every: float,
@@ -55,6 +57,7 @@ class NodeAgent:
     ) -> None:
         self._client, self._runtime, self._cache, self._clock = client, runtime, cache, clock
         self._spec, self._machine, self._pressures, self._troubles = spec, machine, pressures, troubles
+        self._tell = tell
         self._update_every, self._report_every = update_every, report_every
         self._lease_seconds = lease_seconds
         self._node: Object = {}
@@ -146,6 +149,7 @@ class NodeAgent:
             # From the server's cache: a stale answer costs one patch that changes nothing.
             self._node = await self._client.get(NODES, self._spec.name, params={"resourceVersion": "0"})
             status = await self._status()
+            before = (self._node.get("status") or {}).get("conditions") or []
             now = self._clock.monotonic()
             if self._stands(status) and now - self._reported_at < self._report_every:
                 return
@@ -159,6 +163,8 @@ class NodeAgent:
                 return
             raise
         self._reported, self._reported_at = status, now
+        for reason in changes(before, status["conditions"]):
+            self._tell(reason, f"Node {self._spec.name} status is now: {reason}")
 
     def _stands(self, status: Object) -> bool:
         """Whether what was reported last is this status, and the node's conditions still say so."""

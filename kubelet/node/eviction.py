@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from apimachinery import quantity
 from kubelet.node.machine import Free, Machine
-from kubelet.pods.resources import pod_request, qos_class, whole
+from kubelet.pods.resources import binary, every_container, pod_request, qos_class, whole
 
 Pod = Mapping[str, Any]
 MEMORY, DISK, PIDS = "MemoryPressure", "DiskPressure", "PIDPressure"
@@ -22,6 +23,7 @@ SIGNALS = {
     "nodefs.available": (DISK, "ephemeral-storage"),
     "nodefs.inodesFree": (DISK, "inodes"),
     "imagefs.available": (DISK, "ephemeral-storage"),
+    "imagefs.inodesFree": (DISK, "inodes"),
     "pid.available": (PIDS, "pids"),
 }
 DEFAULT_HARD: Mapping[str, str] = {
@@ -29,7 +31,9 @@ DEFAULT_HARD: Mapping[str, str] = {
     "nodefs.available": "10%",
     "nodefs.inodesFree": "5%",
     "imagefs.available": "15%",
+    "imagefs.inodesFree": "5%",
 }
+MEASURED = ("memory", "ephemeral-storage")  # of these the containers' own use is known
 SYSTEM_PRIORITY = 2_000_000_000
 STATIC = ("kubernetes.io/config.source", "kubernetes.io/config.mirror")
 
@@ -39,7 +43,7 @@ class Crossed:
     """A threshold that is not held: `available` is less than `quantity`, both in the signal's own unit."""
 
     signal: str
-    quantity: str
+    quantity: int
     available: int
 
     @property
@@ -53,10 +57,11 @@ class Crossed:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a pod uses, in bytes (`containers`: the working set of each)."""
+    """What a pod uses of the resource that is short, in bytes: as a whole, and what of it are containers'
+    own.
+    """
 
-    memory: int = 0
-    disk: int = 0
+    total: int = 0
     containers: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -74,13 +79,14 @@ def crossed(hard: Mapping[str, str], machine: Machine, free: Free) -> list[Cross
         "nodefs.available": (free.disk, machine.disk),
         "nodefs.inodesFree": (free.inodes, machine.inodes),
         "imagefs.available": (free.image_disk, free.image_capacity),
+        "imagefs.inodesFree": (free.image_inodes, free.image_inode_capacity),
         "pid.available": (free.max_pids - free.pids, free.max_pids),
     }
     out = []
     for signal in SIGNALS:
         available, capacity = figures[signal]
-        if signal in hard and capacity and available < amount(hard[signal], capacity):
-            out.append(Crossed(signal, hard[signal], available))
+        if signal in hard and capacity and available < (wanted := amount(hard[signal], capacity)):
+            out.append(Crossed(signal, wanted, available))
     return out
 
 
@@ -110,12 +116,11 @@ def rank(pods: Iterable[Pod], usage: Mapping[str, Usage], resource: str) -> list
     """Candidates, the first to go first; `usage` is by uid."""
 
     def over(pod: Pod) -> int:
-        used = usage.get(pod["metadata"]["uid"], Usage())
-        if resource == "memory":
-            return used.memory - pod_request(pod["spec"], "memory") // 1000
         if resource == "pids":
             return 0
-        return used.disk - pod_request(pod["spec"], "ephemeral-storage") // 1000
+        asked = "memory" if resource == "memory" else "ephemeral-storage"
+        used = usage.get(pod["metadata"]["uid"], Usage())
+        return used.total - pod_request(pod["spec"], asked) // 1000
 
     def order(pod: Pod) -> tuple[bool, int, int]:
         return over(pod) <= 0, int(pod["spec"].get("priority") or 0), -over(pod)
@@ -123,18 +128,51 @@ def rank(pods: Iterable[Pod], usage: Mapping[str, Usage], resource: str) -> list
     return sorted((pod for pod in pods if not critical(pod)), key=order)
 
 
+def reclaims_images(threshold: Crossed, dedicated: bool) -> bool:
+    """Whether removing images can help: not the node's file system when they are on one of their own."""
+    return threshold.condition == DISK and (threshold.signal.startswith("imagefs") or not dedicated)
+
+
+def disk_usage(
+    threshold: Crossed,
+    dedicated: bool,
+    layers: Mapping[str, int],
+    logs: Mapping[str, int],
+    volumes: Mapping[str, int],
+) -> Usage:
+    """What is a pod's on the file system that is short: layers are on that of the images, logs and volumes on
+    the node's. Bytes by name.
+    """
+    on_images, on_node = sum(layers.values()), sum(logs.values()) + sum(volumes.values())
+    total = on_images + on_node
+    if dedicated:
+        total = on_images if threshold.signal.startswith("imagefs") else on_node
+    return Usage(total, together(layers, logs))
+
+
+def together(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    """Sums by name."""
+    return {name: one.get(name, 0) + other.get(name, 0) for name in {**one, **other}}
+
+
 def sentence(threshold: Crossed, pod: Pod, usage: Usage) -> str:
     """What the evicted pod's status says."""
-    text = f"The node was low on resource: {threshold.resource}. "
-    if threshold.resource == "memory":
-        text += f"Threshold quantity: {threshold.quantity}, available: {threshold.available // 1024}Ki. "
-        for container in pod["spec"].get("containers", []):
-            used = usage.containers.get(container["name"], 0)
-            request = ((container.get("resources") or {}).get("requests") or {}).get("memory", "0")
-            if used > whole(request):
-                text += f"Container {container['name']} was using {used // 1024}Ki, request is {request}, "
-                text += "has larger consumption of memory. "
+    resource = threshold.resource
+    text = f"The node was low on resource: {resource}. "
+    text += f"Threshold quantity: {shown(resource, threshold.quantity)}, "
+    text += f"available: {shown(resource, threshold.available)}. "
+    for container in every_container(pod["spec"]) if resource in MEASURED else ():
+        used = usage.containers.get(container["name"], 0)
+        request = ((container.get("resources") or {}).get("requests") or {}).get(resource, "0")
+        if used > whole(request):
+            text += f"Container {container['name']} was using {binary(used)}, request is {request}, "
+            text += f"has larger consumption of {resource}. "
     return text
+
+
+def shown(resource: str, amount: int) -> str:
+    """Bytes as binary quantities; numbers of inodes and processes as they are."""
+    return binary(amount) if resource in MEASURED else quantity.canonical(amount)
 
 
 def admits(pod: Pod, pressures: frozenset[str]) -> bool:
@@ -170,5 +208,5 @@ def storage_excess(
         if containers.get(container["name"], 0) > limit_of(limit):
             return f'Container {container["name"]} exceeded its local ephemeral storage limit "{limit}". '
     if total and sum(volumes.values()) + sum(containers.values()) > total:
-        return f"Pod ephemeral local storage usage exceeds the total limit of containers {total}. "
+        return f"Pod ephemeral local storage usage exceeds the total limit of containers {binary(total)}. "
     return ""

@@ -23,20 +23,25 @@ class Policy:
 
 @dataclass
 class ImageLedger:
-    """When each image was first seen and last used, since this kubelet started."""
+    """When each image was first seen and last used, since this kubelet started. Those it finds then are older
+    than it can know.
+    """
 
     first_seen: dict[str, float] = field(default_factory=dict)
     last_used: dict[str, float] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
+    looked: bool = False
 
     def observe(self, images: Iterable[pb.Image], used: set[str], now: float) -> None:
         """Take in what is there; `used` are ids and names that containers refer to."""
         held = {image.id: image for image in images if not _kept(image)}
+        first = now if self.looked else float("-inf")
+        self.looked = True
         for name in [name for name in self.first_seen if name not in held]:
             for table in (self.first_seen, self.last_used, self.sizes):
                 table.pop(name, None)
         for name, image in held.items():
-            self.first_seen.setdefault(name, now)
+            self.first_seen.setdefault(name, first)
             self.sizes[name] = int(image.size)
             if used & {name, *image.repo_tags, *image.repo_digests}:
                 self.last_used[name] = now

@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ARCHITECTURES = {
@@ -44,7 +44,11 @@ class Free:
     max_pids: int
     image_disk: int = 0
     image_capacity: int = 0
+    image_inodes: int = 0
+    image_inode_capacity: int = 0
     """The file system of the images; capacity 0 when it is not known."""
+    dedicated: bool = False
+    """Whether that is another file system than the pods'."""
 
 
 def _meminfo() -> dict[str, int]:
@@ -84,16 +88,24 @@ def inspect(root: Path) -> Machine:
 
 def free(root: Path, image_root: Path | None = None) -> Free:
     """What is left of memory, disk and process ids."""
-    images = shutil.disk_usage(image_root) if image_root is not None and image_root.exists() else None
     running = _read("/proc/loadavg", "0 0 0 0/0 0").split()[3].partition("/")[2]
-    return Free(
+    left = Free(
         memory=_meminfo()["MemAvailable"],
         disk=shutil.disk_usage(root).free,
         inodes=os.statvfs(root).f_favail,
         pids=int(running or 0),
         max_pids=int(_read("/proc/sys/kernel/pid_max", "4194304")),
-        image_disk=images.free if images else 0,
-        image_capacity=images.total if images else 0,
+    )
+    if image_root is None or not image_root.exists():
+        return left
+    images, inodes = shutil.disk_usage(image_root), os.statvfs(image_root)
+    return replace(
+        left,
+        image_disk=images.free,
+        image_capacity=images.total,
+        image_inodes=inodes.f_favail,
+        image_inode_capacity=inodes.f_files,
+        dedicated=image_root.stat().st_dev != root.stat().st_dev,
     )
 
 

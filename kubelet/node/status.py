@@ -133,6 +133,28 @@ def conditions(
     return made
 
 
+_CHANGES = {
+    ("MemoryPressure", "True"): "NodeHasInsufficientMemory",
+    ("MemoryPressure", "False"): "NodeHasSufficientMemory",
+    ("DiskPressure", "True"): "NodeHasDiskPressure",
+    ("DiskPressure", "False"): "NodeHasNoDiskPressure",
+    ("PIDPressure", "True"): "NodeHasInsufficientPID",
+    ("PIDPressure", "False"): "NodeHasSufficientPID",
+    ("Ready", "True"): "NodeReady",
+    ("Ready", "False"): "NodeNotReady",
+}
+
+
+def changes(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The reasons of the events that tell which conditions are no longer what they were."""
+    before = {condition["type"]: condition["status"] for condition in old}
+    return [
+        _CHANGES[condition["type"], condition["status"]]
+        for condition in new
+        if before.get(condition["type"]) != condition["status"]
+    ]
+
+
 def _pressure(kind: str, low: bool, what: str, fine: str) -> Object:
     if low:
         reason, message = (

@@ -8,6 +8,7 @@ memory request).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
 from typing import Any
 
 from apimachinery import quantity
@@ -26,6 +27,11 @@ def milli(amount: object) -> int:
 def whole(amount: object) -> int:
     """Whole units (bytes, pods), rounded up."""
     return quantity.parse(str(amount)).value()
+
+
+def binary(amount: int) -> str:
+    """Bytes as Kubernetes prints them: in the largest binary unit that holds them without a fraction."""
+    return str(quantity.Quantity(Decimal(amount), quantity.BINARY))
 
 
 def every_container(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -20,7 +20,9 @@ from kubelet.node.eviction import (
     Usage,
     admits,
     crossed,
+    disk_usage,
     rank,
+    reclaims_images,
     sentence,
     storage_excess,
 )
@@ -56,6 +58,7 @@ def named(name: str, request: str = "", priority: int = 0, source: str = "api") 
         (replace(PLENTY, inodes=49), ["nodefs.inodesFree"]),
         (replace(PLENTY, image_disk=14 << 30), ["imagefs.available"]),
         (replace(PLENTY, image_disk=0, image_capacity=0), []),
+        (replace(PLENTY, image_inodes=4, image_inode_capacity=100), ["imagefs.inodesFree"]),
     ],
 )
 def test_thresholds(left: Free, signals: list[str]) -> None:
@@ -64,7 +67,7 @@ def test_thresholds(left: Free, signals: list[str]) -> None:
 
 def test_a_condition_outlives_its_cause_by_the_transition_period() -> None:
     pressures = Pressures(300)
-    low = Crossed("memory.available", "100Mi", 1)
+    low = Crossed("memory.available", 100 << 20, 1)
     assert pressures.observe([low], 0.0) == {MEMORY}
     assert pressures.observe([], 299.0) == {MEMORY}
     assert pressures.observe([], 300.0) == frozenset()
@@ -77,7 +80,7 @@ def test_who_exceeds_its_request_goes_first_then_by_priority_and_excess() -> Non
         named("system", priority=2_000_001_000),
     ]
     usage = {
-        name: Usage(memory=size << 20)
+        name: Usage(size << 20)
         for name, size in {"within": 90, "small": 5, "large": 50, "important": 70, "static": 500}.items()
     }
     order = [found["metadata"]["name"] for found in rank(pods, usage, "memory")]
@@ -86,12 +89,43 @@ def test_who_exceeds_its_request_goes_first_then_by_priority_and_excess() -> Non
 
 def test_the_sentence_names_who_used_too_much() -> None:
     text = sentence(
-        Crossed("memory.available", "100Mi", 50 << 20), named("p"), Usage(1 << 20, 0, {"c": 1 << 20})
+        Crossed("memory.available", 100 << 20, 50 << 20), named("p"), Usage(1 << 20, {"c": 1 << 20})
     )
     assert text == (
-        "The node was low on resource: memory. Threshold quantity: 100Mi, available: 51200Ki. "
-        "Container c was using 1024Ki, request is 0, has larger consumption of memory. "
+        "The node was low on resource: memory. Threshold quantity: 100Mi, available: 50Mi. "
+        "Container c was using 1Mi, request is 0, has larger consumption of memory. "
     )
+
+
+@pytest.mark.parametrize(
+    ("threshold", "text"),
+    [
+        (Crossed("pid.available", 2000, 7), "pids. Threshold quantity: 2k, available: 7. "),
+        (Crossed("nodefs.inodesFree", 500, 49), "inodes. Threshold quantity: 500, available: 49. "),
+        (
+            Crossed("nodefs.available", 3 << 30, 100_000),
+            "ephemeral-storage. Threshold quantity: 3Gi, available: 100000. Container c was using 1Mi, "
+            "request is 0, has larger consumption of ephemeral-storage. ",
+        ),
+    ],
+)
+def test_amounts_are_shown_in_their_own_units(threshold: Crossed, text: str) -> None:
+    said = sentence(threshold, named("p"), Usage(1 << 20, {"c": 1 << 20}))
+    assert said == f"The node was low on resource: {text}"
+
+
+@pytest.mark.parametrize(
+    ("signal", "dedicated", "helps"),
+    [
+        ("nodefs.available", False, True),
+        ("nodefs.available", True, False),
+        ("imagefs.available", True, True),
+        ("imagefs.inodesFree", False, True),
+        ("memory.available", False, False),
+    ],
+)
+def test_images_go_only_where_that_makes_room(signal: str, dedicated: bool, helps: bool) -> None:
+    assert reclaims_images(Crossed(signal, 2, 1), dedicated) is helps
 
 
 @pytest.mark.parametrize(
@@ -131,6 +165,13 @@ def test_unused_images_go_the_longest_unused_first_and_no_more_than_needed() -> 
     assert ledger.removable(0, Policy(), 200.0) == []
     ledger.observe([*images, image("young")], {"used"}, 250.0)
     assert "young" not in ledger.removable(1000, Policy(), 250.0)
+
+
+def test_what_is_there_when_the_kubelet_starts_is_old_enough() -> None:
+    ledger = ImageLedger()
+    ledger.observe([image("old")], set(), 5.0)
+    ledger.observe([image("old"), image("young")], set(), 6.0)
+    assert ledger.removable(1000, Policy(), 6.0) == ["old"]
 
 
 def test_how_much_to_remove() -> None:
@@ -183,12 +224,14 @@ def test_a_node_short_of_memory_evicts_and_says_so(
 
         upkeep._measure = measure
         await world.api.until(lambda: world.status("greedy").get("reason") == "Evicted")
-        assert "Container g was using 51200Ki" in world.status("greedy")["message"]
+        assert "Container g was using 50Mi" in world.status("greedy")["message"]
         path = "/api/v1/namespaces/default/pods/greedy"
         assert world.condition(path, "DisruptionTarget") == "True"
         await world.api.until(lambda: len(world.living()) == 1)
         await world.kubelet.node.report()
         assert world.condition(NODE, "MemoryPressure") == "True"
+        await world.api.until(lambda: world.api.events("NodeHasInsufficientMemory"))
+        await world.api.until(lambda: world.api.events("EvictionThresholdMet"))
         await world.pod("late")
         await world.api.until(lambda: world.status("late").get("phase") == "Failed")
         assert world.status("modest")["phase"] == "Running"
@@ -211,3 +254,42 @@ def test_a_volume_beyond_its_limit_ends_its_pod(
         assert 'EmptyDir volume "v" exceeds the limit "64Ki"' in world.status("p")["message"]
 
     play(scenario)
+
+
+def test_unused_images_go_before_pods_and_pods_only_if_that_was_not_enough(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent, "UPKEEP", 0.02)
+
+    async def scenario(world: World) -> None:
+        await world.pod("first")
+        await world.until_ready("first")
+        assert world.kubelet is not None
+        upkeep = world.kubelet.upkeep
+
+        def with_junk(root: Path, images: Path | None) -> Free:
+            junk = "docker.io/library/junk:1" in world.runtime.images
+            return replace(free(root), image_disk=1 if junk else 1 << 40, image_capacity=1 << 40)
+
+        world.runtime.add_images(["junk:1"])
+        upkeep._ledger.looked = False  # as if the junk had been there at the start
+        upkeep._measure = with_junk
+        await world.api.until(lambda: "docker.io/library/junk:1" not in world.runtime.images)
+        await world.kubelet.node.report()
+        assert world.condition(NODE, "DiskPressure") == "True"
+        assert world.status("first")["phase"] == "Running"
+        upkeep._measure = lambda root, images: replace(free(root), image_disk=1, image_capacity=1 << 40)
+        await world.api.until(lambda: world.status("first").get("reason") == "Evicted")
+        message = world.status("first")["message"]
+        assert message.startswith("The node was low on resource: ephemeral-storage. Threshold quantity: ")
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    ("signal", "dedicated", "total"),
+    [("nodefs.available", True, 6), ("imagefs.available", True, 1), ("nodefs.available", False, 7)],
+)
+def test_usage_is_of_the_file_system_that_is_short(signal: str, dedicated: bool, total: int) -> None:
+    found = disk_usage(Crossed(signal, 2, 1), dedicated, {"c": 1}, {"c": 2, "d": 0}, {"v": 4})
+    assert found == Usage(total, {"c": 3, "d": 0})
