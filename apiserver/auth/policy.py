@@ -135,6 +135,23 @@ CLUSTER_ROLES: dict[str, list[Rule]] = {
     "system:node-bootstrapper": [
         rule("create get list watch", "certificates.k8s.io", "certificatesigningrequests")
     ],
+    **{
+        f"system:certificates.k8s.io:certificatesigningrequests:{whose}": [
+            rule("create", "certificates.k8s.io", f"certificatesigningrequests/{whose}")
+        ]
+        for whose in ("nodeclient", "selfnodeclient")
+    },
+    **{
+        f"system:certificates.k8s.io:{signer}-approver": [
+            rule("approve", "certificates.k8s.io", "signers", f"kubernetes.io/{signer}")
+        ]
+        for signer in (
+            "kube-apiserver-client",
+            "kube-apiserver-client-kubelet",
+            "kubelet-serving",
+            "legacy-unknown",
+        )
+    },
     "system:auth-delegator": [
         rule("create", "authentication.k8s.io", "tokenreviews"),
         rule("create", "authorization.k8s.io", "subjectaccessreviews"),
@@ -196,6 +213,10 @@ CLUSTER_ROLES: dict[str, list[Rule]] = {
         ),
         rule(READ, "resource.k8s.io", "deviceclasses resourceclaims resourceslices"),
     ],
+    "system:volume-scheduler": [
+        rule("get list patch update watch", "", "persistentvolumeclaims persistentvolumes"),
+        rule(READ, "storage.k8s.io", "storageclasses"),
+    ],
     "system:aggregate-to-view": [
         rule(READ, "", CORE_VIEW),
         rule(READ, "", CORE_STATUS),
@@ -247,6 +268,7 @@ BINDINGS: dict[str, list[tuple[str, str]]] = {
     "system:node-proxier": [("User", "system:kube-proxy"), ("Group", "system:node-proxier")],
     "system:kube-controller-manager": [("User", "system:kube-controller-manager")],
     "system:kube-scheduler": [("User", "system:kube-scheduler")],
+    "system:volume-scheduler": [("User", "system:kube-scheduler")],
     "system:node": [],
     # Not in Kubernetes' own policy: there, who sets up the cluster binds the apiserver's certificate.
     "system:kubelet-api-admin": [("User", "kube-apiserver-kubelet-client")],

@@ -57,6 +57,38 @@ def test_every_bootstrap_role_survives_its_round_trip() -> None:
         assert all(from_dict(rule).as_dict() == rule for rule in role["rules"]), role["metadata"]["name"]
 
 
+BROUGHT = """
+admin cluster-admin edit view system:aggregate-to-admin system:aggregate-to-edit system:aggregate-to-view
+system:auth-delegator system:basic-user
+system:certificates.k8s.io:certificatesigningrequests:nodeclient
+system:certificates.k8s.io:certificatesigningrequests:selfnodeclient
+system:certificates.k8s.io:kube-apiserver-client-approver
+system:certificates.k8s.io:kube-apiserver-client-kubelet-approver
+system:certificates.k8s.io:kubelet-serving-approver system:certificates.k8s.io:legacy-unknown-approver
+system:discovery system:heapster system:kube-aggregator system:kube-controller-manager system:kube-dns
+system:kube-scheduler system:kubelet-api-admin system:monitoring system:node system:node-bootstrapper
+system:node-problem-detector system:node-proxier system:persistent-volume-provisioner
+system:public-info-viewer system:service-account-issuer-discovery system:volume-scheduler
+"""
+
+
+def test_all_roles_are_there_that_guides_tell_to_bind() -> None:
+    """The ClusterRoles of a new Kubernetes cluster, those of controllers left out."""
+    names = {role["metadata"]["name"] for role in policy.cluster_roles()}
+    assert {name for name in names if not name.startswith("system:controller:")} == set(BROUGHT.split())
+
+
+@pytest.mark.parametrize("whose", ["nodeclient", "selfnodeclient"])
+def test_a_bootstrapper_may_have_the_certificate_it_was_bound_to(whose: str) -> None:
+    name = f"system:certificates.k8s.io:certificatesigningrequests:{whose}"
+    [held] = policy.CLUSTER_ROLES[name]
+    for asked in ("nodeclient", "selfnodeclient"):
+        wanted = Attributes(
+            BOB, "create", "certificates.k8s.io", "certificatesigningrequests", subresource=asked
+        )
+        assert held.allows(wanted) is (asked == whose)
+
+
 def test_an_unbound_user_is_refused_in_kubernetes_words() -> None:
     async def test(api: Harness) -> None:
         status = await api.fails(403, "Forbidden", "GET", PODS, user="x")
