@@ -52,6 +52,7 @@ def _declare_signing(flags: Flags) -> None:
     flags.string("cluster-signing-key-file", "", "Its key.")
     flags.duration("cluster-signing-duration", "8760h", "Longest life of a signed certificate.")
     flags.string("service-account-private-key-file", "", "Key that signs tokens in Secrets.")
+    flags.duration("legacy-service-account-token-clean-up-period", "8760h", "How long a token may be unused.")
 
 
 def _declare_concurrency(flags: Flags) -> None:
@@ -137,6 +138,8 @@ def to_options(values: Values) -> Options:
         raise BadFlags("--tls-cert-file and --tls-private-key-file go together")
     if bool(values.cluster_signing_cert_file) != bool(values.cluster_signing_key_file):
         raise BadFlags("--cluster-signing-cert-file and --cluster-signing-key-file go together")
+    if values.legacy_service_account_token_clean_up_period <= 0:
+        raise BadFlags("--legacy-service-account-token-clean-up-period must be longer than nothing")
     ca = Path(values.root_ca_file).read_text() if values.root_ca_file else ""
     known = {name: given[name] for name in Options.__dataclass_fields__ if name in given}
     return Options(**known, root_ca_pem=ca)

@@ -58,3 +58,4 @@ class Options:
     cluster_signing_key_file: str = ""
     cluster_signing_duration: float = 8760 * 3600.0
     service_account_private_key_file: str = ""
+    legacy_service_account_token_clean_up_period: float = 8760 * 3600.0

@@ -21,6 +21,7 @@ from controllers.endpoints import EndpointsController
 from controllers.endpointslices import EndpointSliceController
 from controllers.garbage import GarbageCollector
 from controllers.job import JobController
+from controllers.legacytokens import LegacyTokenCleaner
 from controllers.mirroring import EndpointSliceMirroringController
 from controllers.namespace import NamespaceController
 from controllers.nodeipam import NodeIPAMController
@@ -85,6 +86,7 @@ CONTROLLERS: Sequence[Entry] = (
     Entry(NamespaceController, "namespace", NamespaceController),
     Entry(ServiceAccountController, "serviceaccount", ServiceAccountController),
     Entry(TokensController, "serviceaccount-token", TokensController, _account_key),
+    Entry(LegacyTokenCleaner, "legacy-service-account-token-cleaner", LegacyTokenCleaner),
     Entry(RootCAPublisher, "root-ca-cert-publisher", RootCAPublisher, _root_ca),
     Entry(NodeIPAMController, "nodeipam", NodeIPAMController, _ipam),
     Entry(NodeLifecycleController, "nodelifecycle", NodeLifecycleController),
@@ -150,11 +152,6 @@ REFUSED: Sequence[tuple[str, str, str]] = (
         "podcertificaterequest-cleaner-controller",
         "podcertificaterequest-cleaner",
         "PodCertificateRequests are not served",
-    ),
-    (
-        "legacy-serviceaccount-token-cleaner-controller",
-        "legacy-service-account-token-cleaner",
-        "no service account ever gets a token Secret of its own here",
     ),
     ("node-route-controller", "route", "it is the cloud-controller-manager's"),
     ("service-lb-controller", "service", "it is the cloud-controller-manager's"),

@@ -101,6 +101,10 @@ CONTROLLERS: dict[str, list[Rule]] = {
         rule("create delete list patch watch", "", "pods"),
         EVENTS,
     ],
+    "legacy-service-account-token-cleaner": [
+        rule("get", "", "configmaps", "kube-apiserver-legacy-service-account-token-tracking"),
+        rule("delete patch", "", "secrets"),
+    ],
     "namespace-controller": [
         rule("delete get list watch", "", "namespaces"),
         rule("update", "", "namespaces/finalize namespaces/status"),

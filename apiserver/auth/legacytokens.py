@@ -30,6 +30,24 @@ ISSUER = "kubernetes/serviceaccount"
 CLAIMS = "kubernetes.io/serviceaccount/"
 LAST_USED = "kubernetes.io/legacy-token-last-used"
 INVALID_SINCE = "kubernetes.io/legacy-token-invalid-since"
+TRACKING = "kube-apiserver-legacy-service-account-token-tracking"
+"""The ConfigMap in kube-system whose `since` is the first day of which last uses are known."""
+
+
+def tracked_since(found: Object | None, today: str) -> dict[str, str] | None:
+    """What the tracking ConfigMap must hold; None when it does. A day that cannot be read is none: from then
+    on nothing is known of earlier uses.
+    """
+    since = ((found or {}).get("data") or {}).get("since")
+    return None if _is_day(since) else {"since": today}
+
+
+def _is_day(text: object) -> bool:
+    try:
+        datetime.datetime.strptime(str(text), "%Y-%m-%d").replace(tzinfo=datetime.UTC)
+    except ValueError:
+        return False
+    return True
 
 
 class LegacyTokens:

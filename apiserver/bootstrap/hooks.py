@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import datetime
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
@@ -18,7 +19,7 @@ from apimachinery import errors, meta
 from apimachinery.errors import StatusError
 from apimachinery.scheme import Kind, Scheme
 from apiserver.admission.pods import SYSTEM_CLASSES
-from apiserver.auth import policy
+from apiserver.auth import legacytokens, policy
 from apiserver.auth.user import LOOPBACK
 from apiserver.auth.wording import RBAC_GROUP
 from apiserver.bootstrap.kubernetes_service import KubernetesService
@@ -61,6 +62,7 @@ class Bootstrap:
             "rbac/bootstrap-roles": self._policy,
             "scheduling/bootstrap-system-priority-classes": self._priority_classes,
             "start-cluster-authentication-info-controller": self._authentication_info,
+            "start-legacy-token-tracking-controller": self._token_tracking,
             "start-service-ip-repair-controllers": self.repair,
             "bootstrap-controller": self._service.reconcile,
             "priority-and-fairness-config-producer": self._flow_control,
@@ -90,6 +92,9 @@ class Bootstrap:
                 self._repeat("system namespaces", self._namespaces, 60.0), name="system-namespaces"
             )
             tasks.create_task(self._repeat("flow control", self._flow_control, 60.0), name="flow-control")
+            tasks.create_task(
+                self._repeat("token tracking", self._token_tracking, 60.0), name="token-tracking"
+            )
 
     async def leave(self) -> None:
         """Take this server out of the kubernetes Service."""
@@ -185,6 +190,23 @@ class Bootstrap:
 
         kind = self._kind("", "v1", "configmaps")
         await self._registry.update(self._call(kind, "update", "kube-system", fields["name"]), put)
+
+    async def _token_tracking(self) -> None:
+        """Since when last uses of legacy tokens are known; who cleans them away must not guess."""
+        now = datetime.datetime.fromtimestamp(self._registry.settings.now(), datetime.UTC)
+        today, fields = now.date().isoformat(), {"name": legacytokens.TRACKING, "namespace": "kube-system"}
+        wanted = {"kind": "ConfigMap", "apiVersion": "v1", "metadata": fields, "data": {"since": today}}
+        kind = self._kind("", "v1", "configmaps")
+        entry = self._registry.cacher.of(kind).get(f"kube-system/{legacytokens.TRACKING}")
+
+        async def begin(stored: Object) -> Object:
+            data = stored.get("data") or {}
+            return {**stored, "data": {**data, **(legacytokens.tracked_since(stored, today) or {})}}
+
+        if entry is None:
+            await self._ensure("", "v1", "configmaps", wanted)
+        elif legacytokens.tracked_since(entry.decoded(), today) is not None:
+            await self._registry.update(self._call(kind, "update", "kube-system", fields["name"]), begin)
 
     async def repair(self) -> None:
         """Compare what is allocated with the Services, and let their range be seen."""

@@ -18,6 +18,7 @@ from tests.apiserver.harness import Harness, run
 
 Object = dict[str, Any]
 KEY = ec.generate_private_key(ec.SECP256R1())
+MERGE = {"content-type": "application/merge-patch+json"}
 ACCOUNT: Object = {"metadata": {"namespace": "ns", "name": "sa", "uid": "u1"}}
 
 
@@ -97,5 +98,34 @@ def test_the_day_of_the_last_use_becomes_a_label() -> None:
             day = await eventually(labelled)
             assert len(day) == len("2026-01-01") and day[:2] == "20"
             task.cancel()
+
+    run(body)
+
+
+@pytest.mark.parametrize("held", ["2026-11-21", None, "", "tomorrow", "2026-13-01", "2026-11-21T00:00:00Z"])
+def test_a_day_that_cannot_be_read_begins_anew(held: str | None) -> None:
+    found = {"data": {} if held is None else {"since": held}}
+    wanted = None if held == "2026-11-21" else {"since": "2026-12-01"}
+    assert legacytokens.tracked_since(found, "2026-12-01") == wanted
+    assert legacytokens.tracked_since(None, "2026-12-01") == {"since": "2026-12-01"}
+
+
+def test_the_cluster_says_since_when_uses_are_known() -> None:
+    path = f"/api/v1/namespaces/kube-system/configmaps/{legacytokens.TRACKING}"
+
+    async def body(api: Harness) -> None:
+        await api.server.bootstrap.finished.wait()
+        since = (await api.ok("GET", path))["data"]["since"]
+        assert len(since) == len("2026-01-01")
+        await api.ok("PATCH", path, {"data": {"since": "once"}}, headers=MERGE)
+
+        async def begun_anew() -> bool:
+            await api.server.bootstrap._token_tracking()
+            return bool((await api.ok("GET", path))["data"]["since"] == since)
+
+        await eventually(begun_anew)
+        await api.ok("PATCH", path, {"data": {"since": "2020-01-01"}}, headers=MERGE)
+        await api.server.bootstrap._token_tracking()
+        assert (await api.ok("GET", path))["data"]["since"] == "2020-01-01"
 
     run(body)

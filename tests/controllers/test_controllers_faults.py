@@ -11,10 +11,14 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
+from controllers.registry import CONTROLLERS
+from controllers.runtime import Runnable
 from tests.controllers.faults import cluster, devices, nodes, storage, workloads
+from tests.controllers.faults.stage import Build
 from tests.controllers.faults.story import Story, tell
 from tests.controllers.faults.wire import AT_A_WRITE, EVENTS, Fault
 
@@ -45,6 +49,17 @@ def faults(writes: int) -> Iterator[Fault]:
 def made(writes: list[str]) -> Counter[str]:
     """How many objects were created, by collection; questions (reviews) may be asked again."""
     return Counter(each for each in writes if each.startswith("POST") and not each.endswith("reviews"))
+
+
+def told_by(build: Build) -> type[Runnable]:
+    found = build if isinstance(build, type) else get_type_hints(build)["return"]
+    assert isinstance(found, type)
+    return found
+
+
+def test_every_controller_has_its_story() -> None:
+    told = {told_by(build) for story in STORIES.values() for build in story.builders}
+    assert {entry.controller for entry in CONTROLLERS} <= told
 
 
 @pytest.mark.timeout(3600 if LONG else 120)

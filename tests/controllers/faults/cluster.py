@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from controllers.disruption import DisruptionController
 from controllers.endpoints import EndpointsController
 from controllers.endpointslices import EndpointSliceController
 from controllers.garbage import GarbageCollector
+from controllers.legacytokens import INVALID_SINCE, TRACKING, LegacyTokenCleaner
 from controllers.mirroring import EndpointSliceMirroringController
 from controllers.namespace import NamespaceController
 from controllers.objects import Object
 from controllers.options import Options
 from controllers.quota import ResourceQuotaController
 from controllers.serviceaccount import RootCAPublisher, ServiceAccountController
+from controllers.servicecidrs import ServiceCIDRController
 from kubeclient import resources as r
 from kubeclient.http1.message import Answer, Request
 from pki.ca import Authority, certificate_pem, key_pem
@@ -108,6 +111,26 @@ def tokens_in(*names: str) -> Reached:
     return reached
 
 
+DAY = 24 * 3600.0
+
+
+async def old_token_secrets(api: Admin) -> None:
+    """One that the account names, as old clusters made it, and one that somebody made for himself."""
+    await two_token_secrets(api)
+    await api.patch(r.SERVICEACCOUNTS, "robot", {"secrets": [{"name": "for-robot"}]})
+    await api.patch(r.CONFIGMAPS, TRACKING, {"data": {"since": "2020-01-01"}}, "kube-system")
+
+
+async def marked(api: Admin) -> bool:
+    found = await api.get(r.SECRETS, "for-robot")
+    return not found or INVALID_SINCE in o.labels(found)
+
+
+async def only_the_other_is_left(api: Admin) -> bool:
+    left = [each for each in await api.all(r.SECRETS, "default") if INVALID_SINCE not in o.labels(each)]
+    return [o.name(each) for each in await api.all(r.SECRETS, "default")] == [o.name(each) for each in left]
+
+
 # -- certificates --------------------------------------------------------------------------------------------
 
 
@@ -167,6 +190,32 @@ async def endpoints_by_hand(api: Admin) -> None:
 async def mirrored(api: Admin) -> bool:
     slices = await api.all(r.ENDPOINTSLICES, "default")
     return [e["addresses"] for s in slices for e in s["endpoints"]] == [["10.1.2.3"]]
+
+
+RANGE: Object = named("more", spec={"cidrs": ["10.99.0.0/28"]})
+INSIDE: Object = named("inside", spec={"clusterIP": "10.99.0.5", "ports": [{"port": 80}]})
+
+
+async def new_range(api: Admin) -> None:
+    await api.create(r.SERVICECIDRS, RANGE)
+
+
+async def ready_range(api: Admin) -> bool:
+    found = await api.get(r.SERVICECIDRS, "more")
+    return bool(o.finalizers(found)) and o.condition_status(found, "Ready") == "True"
+
+
+async def used_and_unwanted(api: Admin) -> None:
+    await api.create(r.SERVICES, INSIDE)
+    await api.delete(r.SERVICECIDRS, "more")
+
+
+async def waiting_range(api: Admin) -> bool:
+    return o.condition_status(await api.get(r.SERVICECIDRS, "more"), "Ready") == "False"
+
+
+async def no_range(api: Admin) -> bool:
+    return not await api.get(r.SERVICECIDRS, "more")
 
 
 # -- quotas, budgets, roles, sizes ---------------------------------------------------------------------------
@@ -279,6 +328,25 @@ STORIES = {
             Phase(deleted(r.SERVICEACCOUNTS, "robot"), tokens_in("for-default")),
         ],
         options=with_keys,
+    ),
+    "old tokens": Story(
+        [TokensController, LegacyTokenCleaner],
+        [
+            Phase(old_token_secrets, marked),
+            Phase(lambda api: api.get(r.SECRETS, "for-robot"), only_the_other_is_left),
+        ],
+        options=lambda files: replace(with_keys(files), legacy_service_account_token_clean_up_period=2 * DAY),
+        step=DAY / 2,
+    ),
+    "range of addresses": Story(
+        [ServiceCIDRController],
+        [
+            Phase(new_range, ready_range),
+            Phase(used_and_unwanted, waiting_range),
+            Phase(deleted(r.SERVICES, "inside"), no_range),
+        ],
+        step=5.0,
+        leaves_nothing=True,
     ),
     "certificates": Story(
         [CSRApprover, CSRSigner, CSRCleaner],

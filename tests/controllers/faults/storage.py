@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from controllers import objects as o
+from controllers.attachdetach import MANAGED, AttachDetachController
 from controllers.localpath import plan as lp
 from controllers.localpath.controller import LocalPathController
 from controllers.objects import Object
 from controllers.runtime import Context
-from controllers.volumeprotection import ClaimProtectionController, VolumeProtectionController
+from controllers.volumeprotection import (
+    ClaimProtectionController,
+    ClassProtectionController,
+    VolumeProtectionController,
+)
 from controllers.volumes import EphemeralVolumeController, VolumeBinderController, VolumeExpanderController
 from kubeclient import resources as r
 from tests.controllers import make
@@ -116,7 +121,80 @@ async def nothing_left(api: Admin) -> bool:
     return await phases(api) == ([], []) and not await api.all(r.PODS)
 
 
+DRIVER = "disk.example.com"
+
+
+async def pod_with_a_remote_disk(api: Admin) -> None:
+    await ready_node(api, "n1")
+    await api.patch(r.NODES, "n1", {"metadata": {"annotations": {MANAGED: "true"}}})
+    disk = plain_volume("disk", "5Gi")
+    csi = {"csi": {"driver": DRIVER, "volumeHandle": "1"}}
+    spec = {part: value for part, value in disk["spec"].items() if part != "hostPath"} | csi
+    await api.create(r.PERSISTENTVOLUMES, {**disk, "spec": spec})
+    await api.create(r.PERSISTENTVOLUMECLAIMS, {**claim("data", "5Gi", volumeName="disk"), "status": {}})
+    volumes = [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]
+    spec = {**make.TEMPLATE["spec"], "nodeName": "n1", "volumes": volumes}
+    await api.create(r.PODS, {"metadata": {"name": "user"}, "spec": spec})
+
+
+async def attacher_works(on: Stage) -> None:
+    """What is asked for is attached; kubelets do nothing."""
+    for each in await on.admin.all(r.VOLUMEATTACHMENTS):
+        if not o.status(each).get("attached"):
+            await on.admin.status(r.VOLUMEATTACHMENTS, o.name(each), {"attached": True})
+
+
+async def attachments(api: Admin) -> tuple[int, int]:
+    """Those that are asked for, and those that the node's kubelet has heard of."""
+    told = o.status(await api.get(r.NODES, "n1")).get("volumesAttached") or []
+    return len(await api.all(r.VOLUMEATTACHMENTS)), len(told)
+
+
+async def disk_is_attached(api: Admin) -> bool:
+    return await attachments(api) == (1, 1)
+
+
+async def disk_is_given_back(api: Admin) -> bool:
+    return await attachments(api) == (0, 0)
+
+
+CLASS: Object = {"metadata": {"name": "gold"}, "driverName": DRIVER, "parameters": {"iops": "9"}}
+
+
+async def class_and_claim(api: Admin) -> None:
+    await api.create(r.VOLUMEATTRIBUTESCLASSES, CLASS)
+    wanted = claim("data", "5Gi", volumeAttributesClassName="gold")
+    await api.create(r.PERSISTENTVOLUMECLAIMS, {**wanted, "status": {}})
+
+
+async def class_is_held(api: Admin) -> bool:
+    return "kubernetes.io/vac-protection" in o.finalizers(await api.get(r.VOLUMEATTRIBUTESCLASSES, "gold"))
+
+
+async def class_and_its_user_go(api: Admin) -> None:
+    await api.delete(r.VOLUMEATTRIBUTESCLASSES, "gold")
+    assert await class_is_held(api)
+    await api.delete(r.PERSISTENTVOLUMECLAIMS, "data")
+
+
+async def no_class(api: Admin) -> bool:
+    return not await api.all(r.VOLUMEATTRIBUTESCLASSES)
+
+
 STORIES = {
+    "attachment": Story(
+        [AttachDetachController],
+        [
+            Phase(pod_with_a_remote_disk, disk_is_attached),
+            Phase(deleted(r.PODS, "user", gracePeriodSeconds=0), disk_is_given_back),
+        ],
+        play=attacher_works,
+    ),
+    "class of attributes": Story(
+        [ClassProtectionController, ClaimProtectionController],
+        [Phase(class_and_claim, class_is_held), Phase(class_and_its_user_go, no_class)],
+        leaves_nothing=True,
+    ),
     "binding": Story(
         [VolumeBinderController, ClaimProtectionController, VolumeProtectionController],
         [
