@@ -24,8 +24,7 @@ def encode(document: Any) -> bytes:
 
 
 def parse_json(body: bytes, *, find_duplicates: bool = False) -> tuple[Any, tuple[str, ...]]:
-    """A document and the paths of duplicate keys (looked for only when asked: it costs a second, slower
-    parse).
+    """A document and the paths of duplicate keys (looked for only when asked).
 
     Raises BadRequest for anything that is not JSON, or is nested deeper than 200.
     """
@@ -33,22 +32,38 @@ def parse_json(body: bytes, *, find_duplicates: bool = False) -> tuple[Any, tupl
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise bad_request(f"couldn't get version/kind; json parse error: {error}") from None
-    _check_depth(document)
-    return document, tuple(_duplicates(body)) if find_duplicates else ()
+    keys = _count_keys(document)
+    if not find_duplicates or _written_once(body, keys):
+        return document, ()
+    return document, tuple(_duplicates(body))
 
 
-def _check_depth(document: Any) -> None:
-    level = [document]
+_BEFORE_COLON = (b" :", b"\t:", b"\n:", b"\r:")
+
+
+def _written_once(body: bytes, keys: int) -> bool:
+    """Whether no key can have been given twice, which spares a second, slower parse.
+
+    Where no white space stands before a colon, every key that was written is followed by `":`. So there are
+    at least as many of those as keys written, and as many keys written as the document has.
+    """
+    return body.count(b'":') == keys and not any(found in body for found in _BEFORE_COLON)
+
+
+def _count_keys(document: Any) -> int:
+    """The keys of all objects of a document. Raises BadRequest when it is nested too deep."""
+    level, keys = [document], 0
     for _ in range(MAX_DEPTH):
-        level = [
-            child
-            for value in level
-            if isinstance(value, (dict, list))
-            for child in (value.values() if isinstance(value, dict) else value)
-            if isinstance(child, (dict, list))
-        ]
-        if not level:
-            return
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                keys += len(value)
+                below += [child for child in value.values() if isinstance(child, (dict, list))]
+            elif isinstance(value, list):
+                below += [child for child in value if isinstance(child, (dict, list))]
+        if not below:
+            return keys
+        level = below
     raise bad_request(f"the document is nested deeper than {MAX_DEPTH} levels")
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from apimachinery import codec
 from apimachinery.errors import StatusError
@@ -14,6 +18,38 @@ def test_json_and_its_duplicates() -> None:
     body = b'{"a":{"b":1,"b":2},"c":[{"d":1,"d":2}],"a":{}}'
     assert codec.parse_json(body) == ({"a": {}, "c": [{"d": 2}]}, ())
     assert codec.parse_json(body, find_duplicates=True)[1] == ("a.b", "c[0].d", "a")
+
+
+KEYS = st.sampled_from(["a", "b", "a\\u0062", '\\":', ":", ""])
+SPACE = st.sampled_from(["", "", "", " ", "\n\t", "\r"])
+TEXTS = st.sampled_from(["1", "null", '"x"', '"\\":"', '"b\\" : 2"', "[]", "{}"])
+
+
+@st.composite
+def written(draw: st.DrawFn, depth: int = 3) -> str:
+    """JSON as somebody may write it, with keys given twice and white space anywhere."""
+    if not depth or draw(st.booleans()):
+        return draw(TEXTS)
+    inner = draw(st.lists(written(depth=depth - 1), max_size=3))
+    if draw(st.booleans()):
+        return "[" + ",".join(inner) + "]"
+    pairs = [f'{draw(SPACE)}"{draw(KEYS)}"{draw(SPACE)}:{draw(SPACE)}{value}' for value in inner]
+    return "{" + ",".join(pairs) + "}"
+
+
+@given(written())
+@settings(max_examples=500, deadline=None)
+def test_every_key_given_twice_is_found_however_it_is_written(text: str) -> None:
+    found: list[str] = []
+
+    def look(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        found.extend(name for at, name in enumerate(names) if name in names[:at])
+        return dict(pairs)
+
+    assert codec.parse_json(text.encode())[0] == json.loads(text, object_pairs_hook=look)
+    duplicates = codec.parse_json(text.encode(), find_duplicates=True)[1]
+    assert len(duplicates) == len(found)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"{'a':1}", b"\xff", b'{"a":NaN}', b"[" * 300 + b"]" * 300])
