@@ -5,7 +5,6 @@ strategy's grace.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -44,8 +43,8 @@ def check_preconditions(kind: Kind, obj: Object, options: DeleteOptions) -> None
 
 def plan(kind: Kind, stored: Object, options: DeleteOptions, now: float) -> DeletePlan:
     """Decide; `now` in Unix seconds."""
-    obj = copy.deepcopy(stored)
-    fields = obj["metadata"]
+    fields = dict(stored["metadata"])
+    obj = {**stored, "metadata": fields}  # nothing below is changed, only replaced
     _set_finalizers(kind, fields, options.propagation)
     _keep_until_cleaned(kind, fields)
     grace = _grace_seconds(kind, obj, options)
