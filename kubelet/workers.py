@@ -38,6 +38,7 @@ Pod = Mapping[str, Any]
 RESYNC = 60.0
 ROUNDS = 12
 CRASH_INITIAL, CRASH_MAX = 10.0, 300.0
+LET_GO_AGAIN = 5.0  # seconds after which the API is asked again to let an ended pod's object go
 FORGIVEN_AFTER = 600.0  # seconds a container must run for its crashes to be forgotten (twice the maximum)
 
 
@@ -86,6 +87,7 @@ class Work:
     retry: Delay = field(default_factory=lambda: Delay(1.0, 20.0))
     step: asyncio.Task[float | None] | None = None
     finished: bool = False
+    let_go_again: float = 0.0  # monotonic; until then what is seen of the pod is news of our own writes
     resize: tuple[str, str, str] | None = None
     volumes_said: str = ""
 
@@ -431,6 +433,8 @@ class PodWorkers:
 
     async def _terminate(self, uid: str, work: Work) -> float | None:
         """Stop everything, write the last status, let the object go, and leave nothing behind."""
+        if not work.gone and (left := work.let_go_again - self._clock.monotonic()) > 0:
+            return left
         self._probes.stop(uid)
         view = await self._cache.refresh(uid)
         if view.alive:
@@ -447,7 +451,8 @@ class PodWorkers:
         if not work.gone:
             await self._statuses.flushed(uid)
             await self._lifecycle.finished(work.pod)
-            return 5.0
+            work.let_go_again = self._clock.monotonic() + LET_GO_AGAIN
+            return LET_GO_AGAIN
         await self._executor.remove_pod(view)
         await self._cache.refresh(uid)  # otherwise housekeeping would take the old view for an orphan
         metadata = work.pod["metadata"]

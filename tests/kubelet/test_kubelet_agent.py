@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -57,6 +57,40 @@ def test_a_pod_lives_and_leaves_nothing_behind(play: Callable[..., None]) -> Non
             await asyncio.sleep(0.01)
         assert not (world.root / "pods" / uid).exists()
         await world.api.until(lambda: world.api.events("Killing"))
+
+    play(scenario)
+
+
+def test_an_ended_pod_is_let_go_once_whatever_news_of_it_comes(play: Callable[..., None]) -> None:
+    async def scenario(world: World) -> None:
+        asked: list[str] = []
+
+        async def finished(pod: Mapping[str, Any]) -> None:
+            asked.append(pod["metadata"]["name"])  # and a finalizer keeps the object
+
+        made = await world.pod("p")
+        await world.until_ready("p")
+        assert world.kubelet is not None
+        world.kubelet.finished = finished  # type: ignore[method-assign]
+        await world.api.delete_pod("p")
+        path = "/api/v1/namespaces/default/pods/p"
+        while not asked:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        for number in range(3):
+            held = world.api.objects[path]
+            await world.api.write(
+                path, {**held, "metadata": {**held["metadata"], "labels": {"n": str(number)}}}
+            )
+            store = world.kubelet.pod_informer.store
+            while store.get("default/p")["metadata"].get("labels") != {"n": str(number)}:  # type: ignore[index]  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            for _ in range(20):
+                await asyncio.sleep(0)
+        assert asked == ["p"]
+        await world.api.write(path, world.api.objects[path], "DELETED")
+        while made["metadata"]["uid"] in world.kubelet.workers.uids():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert not await world.runtime.list_sandboxes()
 
     play(scenario)
 
