@@ -9,6 +9,8 @@ from apimachinery import errors
 from kubeclient.resources import GVR
 from kubeclient.rest import RestClient
 
+_AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+
 
 @dataclass(frozen=True, slots=True)
 class Discovered:
@@ -32,19 +34,42 @@ class Surface:
 
 
 async def discover(client: RestClient) -> Surface:
-    """Ask `/api` and `/apis` and then each group's preferred version.
+    """Ask `/api` and `/apis`, in aggregated form (KEP-3352): two questions. A server that answers in the form
+    before that is asked for each group's preferred version too.
 
-    A group that fails is in `failures`; the others are there. Raises what the first two requests raise.
+    A group that fails is in `failures`; the others are there. Raises what the two requests raise.
     """
     surface = Surface()
-    core = await fetch(client, "/api")
-    for version in core.get("versions") or ():
-        await _add(client, surface, "", str(version), f"/api/{version}")
-    groups = await fetch(client, "/apis")
-    for group in groups.get("groups") or ():
-        version = (group.get("preferredVersion") or group["versions"][0])["version"]
-        await _add(client, surface, group["name"], version, f"/apis/{group['name']}/{version}")
+    for path in ("/api", "/apis"):
+        found = await fetch(client, path, accept=f"{_AGGREGATED},application/json")
+        if found.get("kind") == "APIGroupDiscoveryList":
+            for group in found.get("items") or ():
+                _add_group(surface, group)
+        elif path == "/api":
+            for version in found.get("versions") or ():
+                await _add(client, surface, "", str(version), f"/api/{version}")
+        else:
+            for group in found.get("groups") or ():
+                version = (group.get("preferredVersion") or group["versions"][0])["version"]
+                await _add(client, surface, group["name"], version, f"/apis/{group['name']}/{version}")
     return surface
+
+
+def _add_group(surface: Surface, group: dict[str, Any]) -> None:
+    """A group of an aggregated answer, its preferred version first. A stale one shows what was, and nobody
+    answers for it now.
+    """
+    if not group.get("versions"):
+        return
+    name, preferred = (group.get("metadata") or {}).get("name", ""), group["versions"][0]
+    version = preferred["version"]
+    if preferred.get("freshness") == "Stale":
+        surface.failures.append(f"/apis/{name}/{version}: stale GroupVersion discovery: {name}/{version}")
+        return
+    for entry in preferred.get("resources") or ():
+        kind = (entry.get("responseKind") or {}).get("kind", "")
+        gvr = GVR(name, version, entry["resource"], entry["scope"] == "Namespaced", kind)
+        surface.resources.append(Discovered(gvr, frozenset(entry.get("verbs") or ())))
 
 
 async def _add(client: RestClient, surface: Surface, group: str, version: str, path: str) -> None:
@@ -60,13 +85,13 @@ async def _add(client: RestClient, surface: Surface, group: str, version: str, p
         surface.resources.append(Discovered(gvr, frozenset(entry.get("verbs") or ())))
 
 
-async def fetch(client: RestClient, path: str) -> dict[str, Any]:
+async def fetch(client: RestClient, path: str, *, accept: str = "application/json") -> dict[str, Any]:
     """GET a path outside the resources.
 
     Raises StatusError for an error status, and for an answer that is no JSON object: an aggregated API server
     that is not there is answered for in plain text.
     """
-    response = await client.raw("GET", path, headers={"Accept": "application/json"})
+    response = await client.raw("GET", path, headers={"Accept": accept})
     try:
         body = response.json() if response.content else {}
     except ValueError:

@@ -181,7 +181,17 @@ class Periodic(abc.ABC):
 
 def in_namespace(informer: Informer, namespace: str) -> list[Object]:
     """The cached objects of one namespace."""
-    return _indexed(informer, "namespace", lambda obj: (o.namespace(obj),), namespace)
+    return _indexed(informer, "namespace", _namespaces, namespace)
+
+
+def count_in_namespace(informer: Informer, namespace: str) -> int:
+    """How many there are."""
+    _index(informer, "namespace", _namespaces)
+    return informer.store.count("namespace", namespace)
+
+
+def _namespaces(obj: Object) -> Iterable[str]:
+    return (o.namespace(obj),)
 
 
 def controlled(informer: Informer, namespace: str, controller: str) -> list[Object]:
@@ -208,12 +218,15 @@ def on_node(pods: Informer, node: str) -> list[Object]:
 def _indexed(
     informer: Informer, index: str, values: Callable[[Object], Iterable[str]], value: str
 ) -> list[Object]:
-    """What the index holds under a value; it is made at the first use."""
-    try:
-        return informer.store.by_index(index, value)
-    except KeyError:
+    """What the index holds under a value."""
+    _index(informer, index, values)
+    return informer.store.by_index(index, value)
+
+
+def _index(informer: Informer, index: str, values: Callable[[Object], Iterable[str]]) -> None:
+    """Make an index at its first use."""
+    if not informer.store.has_index(index):
         informer.add_index(index, values)
-        return informer.store.by_index(index, value)
 
 
 async def ignore_not_found(call: Awaitable[Object]) -> Object | None:

@@ -62,8 +62,17 @@ class Store:
         """The objects for which the index function yielded `value`. Raises KeyError for an unknown index."""
         return [self._objects[key] for key in self._indexes[name].get(value, ())]
 
+    def count(self, name: str, value: str) -> int:
+        """How many objects `by_index` would give, without giving them. Raises KeyError for an unknown
+        index.
+        """
+        return len(self._indexes[name].get(value, ()))
+
     def index_values(self, name: str) -> Keys:
         return list(self._indexes[name])
+
+    def has_index(self, name: str) -> bool:
+        return name in self._indexers
 
     def add_index(self, name: str, func: IndexFunc) -> None:
         """Index by `func`; what is stored already is indexed at once. The same name cannot be used twice."""

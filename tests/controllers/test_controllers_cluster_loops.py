@@ -190,6 +190,28 @@ def test_a_terminating_namespace_is_emptied_before_it_goes() -> None:
     run(scenario())
 
 
+def test_the_last_pod_takes_its_namespace_along_at_once() -> None:
+    async def scenario() -> None:
+        world = World()
+        doomed = {"metadata": make.meta("doomed", ""), "spec": {"finalizers": ["kubernetes"]}}
+        doomed["metadata"]["deletionTimestamp"] = make.START
+        world.api.put(r.NAMESPACES, doomed)
+        for name in ("p", "q"):
+            pod = make.pod(name)
+            pod["metadata"].update(namespace="doomed", deletionTimestamp=make.START)
+            world.api.put(r.PODS, pod)
+        async with world.running(NamespaceController):
+            await world.settle(2000)
+            world.api.drop(r.PODS, "p", "doomed")
+            await world.settle(2000)
+            assert world.api.get(r.NAMESPACES, "doomed") is not None
+            world.api.drop(r.PODS, "q", "doomed")
+            await world.settle(2000)  # and not a second has passed
+            assert world.api.get(r.NAMESPACES, "doomed") is None
+
+    run(scenario())
+
+
 def test_every_namespace_gets_its_account_and_its_root_ca() -> None:
     async def scenario() -> None:
         world = World()
