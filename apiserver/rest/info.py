@@ -87,8 +87,10 @@ def parse(method: str, raw_path: str, raw_query: bytes) -> RequestInfo:
     skip = 2 if head == "api" else 3
     if len(parts) <= skip:
         return RequestInfo(unquote(bare), method.lower(), query)
-    group = "" if head == "api" else parts[1]
-    return _resource(method, unquote(bare), query, group, parts[skip - 1], parts[skip:], tail)
+    group, version, parts = "" if head == "api" else parts[1], parts[skip - 1], parts[skip:]
+    if parts[0] == "watch" and len(parts) > 1 and method == "GET":
+        return _old_watch(_resource(method, unquote(bare), query, group, version, parts[1:], tail))
+    return _resource(method, unquote(bare), query, group, version, parts, tail)
 
 
 def _resource(
@@ -111,6 +113,21 @@ def _resource(
         if verb in ("list", "watch", "deletecollection"):
             name = _name_of_selector(query)
     return RequestInfo(path, verb, query, True, group, version, namespace, parts[0], name, subresource, tail)
+
+
+def _old_watch(info: RequestInfo) -> RequestInfo:
+    """`/api/v1/watch/...`, as clients from before `?watch=true` ask: a name is a field selector of the list.
+    Raises 400 when another selector contradicts it.
+    """
+    info.verb = "watch"
+    given = info.first("fieldSelector")
+    if info.name and not given:
+        info.query["fieldSelector"] = [f"metadata.name={info.name}"]
+    elif info.name and not {f"metadata.name{equal}{info.name}" for equal in ("=", "==")} & {
+        *given.split(",")
+    }:
+        raise errors.bad_request("fieldSelector metadata.name doesn't match requested name")
+    return info
 
 
 def _truthy(values: list[str] | None) -> bool:

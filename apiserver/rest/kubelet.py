@@ -173,23 +173,25 @@ async def _closing(client: httpx.AsyncClient, answer: httpx.Response) -> AsyncIt
 
 
 def _container(pod: Object, wanted: str) -> str:
-    """The container meant; may be left out when there is only one. Raises 400 in Kubernetes' words."""
+    """The container meant; may be left out when there is only one besides init and ephemeral ones. Raises 400 in Kubernetes' words."""
     spec = pod.get("spec") or {}
-    regular = [item["name"] for item in spec.get("containers") or []]
-    known = regular + [
-        item["name"] for key in ("initContainers", "ephemeralContainers") for item in spec.get(key) or []
-    ]
+    regular, initial, ephemeral = (
+        [str(item["name"]) for item in spec.get(key) or []]
+        for key in ("containers", "initContainers", "ephemeralContainers")
+    )
+    known = regular + initial + ephemeral
     name = pod["metadata"]["name"]
     if not wanted:
-        if len(known) == 1:
-            return str(known[0])
+        if len(regular) == 1:
+            return regular[0]
         annotated = (pod["metadata"].get("annotations") or {}).get("kubectl.kubernetes.io/default-container")
         if annotated in known:
             return str(annotated)
+        choice = f"[{' '.join(regular)}]"
+        if initial:
+            choice += f" or one of the init containers: [{' '.join(initial)}]"
         raise errors.bad_request(
-            f"a container name must be specified for pod {name}, choose one of: {regular}".replace(
-                "'", ""
-            ).replace(",", "")
+            f"a container name must be specified for pod {name}, choose one of: {choice}"
         )
     if wanted not in known:
         raise errors.bad_request(f"container {wanted} is not valid for pod {name}")

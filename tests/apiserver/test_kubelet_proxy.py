@@ -66,6 +66,9 @@ async def with_node(
             listener.cancel()
 
 
+STRATEGIC = {"content-type": "application/strategic-merge-patch+json"}
+
+
 async def _cluster(api: Harness, port: int) -> None:
     await api.ok("POST", "/api/v1/namespaces/default/serviceaccounts", DEFAULT_ACCOUNT)
     node = {"metadata": {"name": "n1"}}
@@ -87,6 +90,24 @@ def test_logs_are_relayed_with_their_parameters(tmp_path: Path) -> None:
         await api.fails(400, "BadRequest", "GET", f"{PODS}/free/log")
         await api.fails(400, "BadRequest", "GET", f"{PODS}/p/log?container=other")
         await api.fails(403, "Forbidden", "GET", f"{PODS}/p/log", user="x")
+
+    asyncio.run(with_node(tmp_path, test))
+
+
+def test_logs_without_a_container_are_those_of_the_only_regular_one(tmp_path: Path) -> None:
+    async def test(api: Harness, port: int) -> None:
+        debugger = {"name": "debugger", "image": "i", "terminationMessagePolicy": "File"}
+        change = {"spec": {"ephemeralContainers": [debugger]}}
+        await api.ok("PATCH", f"{PODS}/p/ephemeralcontainers", change, headers=STRATEGIC)
+        assert (await api.call("GET", f"{PODS}/p/log")).status_code == 200
+        assert SEEN[-1][0] == "/containerLogs/default/p/c"
+        several = pod("several", node="n1")
+        one = several["spec"]["containers"][0]
+        several["spec"]["containers"].append({**one, "name": "d"})
+        several["spec"]["initContainers"] = [{**one, "name": "first"}]
+        await api.ok("POST", PODS, several)
+        refused = await api.fails(400, "BadRequest", "GET", f"{PODS}/several/log")
+        assert refused["message"].endswith("choose one of: [c d] or one of the init containers: [first]")
 
     asyncio.run(with_node(tmp_path, test))
 

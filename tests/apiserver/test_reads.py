@@ -234,3 +234,33 @@ def test_a_large_list_arrives_whole() -> None:
         assert [name for name in names if name.startswith("large-")] == [f"large-{n}" for n in range(8)]
 
     run(test)
+
+
+def test_the_old_watch_paths_are_watches() -> None:
+    """Clients from before `?watch=true` (Ruby's kubeclient, generated ones) ask `/watch/`."""
+
+    async def first(api: Harness, path: str) -> dict[str, Any]:
+        async with asyncio.timeout(20), api.client.stream("GET", path) as answer:
+            assert answer.status_code == 200
+            async for line in answer.aiter_lines():
+                event: dict[str, Any] = orjson.loads(line)
+                return event
+        raise AssertionError("no event")
+
+    async def test(api: Harness) -> None:
+        await fill(api, 2)
+        old = CONFIG_MAPS.replace("/api/v1/", "/api/v1/watch/")
+        for path in (
+            f"{old}/m01",
+            f"{old}/m01?fieldSelector=metadata.name%3Dm01",
+            f"{old}?labelSelector=parity=odd",
+        ):
+            event = await first(api, path + ("&" if "?" in path else "?") + "timeoutSeconds=2")
+            assert (event["type"], event["object"]["metadata"]["name"]) == ("ADDED", "m01"), path
+        everywhere = await first(api, "/api/v1/watch/namespaces/default?timeoutSeconds=2")
+        assert everywhere["object"]["kind"] == "Namespace"
+        await api.fails(400, "BadRequest", "GET", f"{old}/m01?fieldSelector=metadata.name%3Dm00")
+        await api.fails(403, "Forbidden", "GET", f"{old}/m01", user="nobody")
+        await api.fails(404, "NotFound", "GET", "/api/v1/watch/nothings")
+
+    run(test)
