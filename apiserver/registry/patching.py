@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from apimachinery import codec, errors
+from apimachinery import codec, errors, field
 from apimachinery.patch import json as json_patch
 from apimachinery.patch import merge, strategic
 from apimachinery.schema.decode import definition_of
@@ -29,8 +30,41 @@ def clone(obj: Object) -> Object:
     return copy
 
 
-def parse(body: bytes, header: str, kind: Kind) -> Apply:
-    """The function a PATCH body stands for. Raises 400 for a malformed one, 415 for another type."""
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """What a PATCH body stands for: a function of the object. `strategic` holds a strategic merge patch."""
+
+    apply: Apply
+    strategic: Object | None = None
+
+    def __call__(self, obj: Object) -> Object:
+        return self.apply(obj)
+
+    def misfit(self, made: Object, why: str) -> errors.StatusError:
+        """422: what the patch makes of an object is no object of its kind. It shows, as Kubernetes does, a
+        strategic patch itself, of others what they made.
+        """
+        shown = orjson.dumps(made).decode() if self.strategic is None else go_map(self.strategic)
+        detail = why.partition(" cannot be handled as a ")[2].partition(": ")[2]
+        return errors.invalid("", "", "", [field.invalid("patch", shown, detail if STRICT in why else why)])
+
+
+STRICT = "strict decoding error: "
+
+
+def go_map(value: Any) -> str:
+    """A value as Go prints it with `%+v`."""
+    if isinstance(value, dict):
+        return "map[" + " ".join(f"{name}:{go_map(value[name])}" for name in sorted(value)) + "]"
+    if isinstance(value, list):
+        return "[" + " ".join(map(go_map, value)) + "]"
+    if value is None:
+        return "<nil>"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def parse(body: bytes, header: str, kind: Kind) -> Patch:
+    """The patch a PATCH body stands for. Raises 400 for a malformed one, 415 for another type."""
     media = negotiate.content_type(header)
     if media not in SUPPORTED or media == APPLY_PATCH:
         listed = ", ".join(SUPPORTED)
@@ -39,13 +73,13 @@ def parse(body: bytes, header: str, kind: Kind) -> Apply:
         )
     document, _ = codec.parse_json(body)
     if media == JSON_PATCH:
-        return lambda obj: json_patch.apply(obj, document)
+        return Patch(lambda obj: json_patch.apply(obj, document))
     if not isinstance(document, dict):
         raise errors.bad_request("error decoding patch: a merge patch of an object is an object")
     if media == MERGE_PATCH:
-        return lambda obj: merge.apply(obj, document)
+        return Patch(lambda obj: merge.apply(obj, document))
     definition = definition_of(kind.group, kind.version, kind.kind)
-    return lambda obj: strategic.apply(obj, document, definition)
+    return Patch(lambda obj: strategic.apply(obj, document, definition), document)
 
 
 def is_apply(header: str) -> bool:

@@ -272,8 +272,8 @@ class PodPart:
 
     async def patch(self, request: Request, kind: Kind) -> Answer:
         call = self._verbs.call(request, kind, "patch")
-        apply = patching.parse(await request.body(), request.headers.get("content-type", ""), kind)
-        return await self._write(call, lambda stored: self._verbs.decode(apply(stored), kind, call, ()))
+        patch = patching.parse(await request.body(), request.headers.get("content-type", ""), kind)
+        return await self._write(call, lambda stored: self._verbs.patched(patch, stored, kind, call))
 
     async def _write(self, call: Call, make: Callable[[Object], Object]) -> Answer:
         async def change(stored: Object) -> Object:

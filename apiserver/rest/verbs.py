@@ -86,13 +86,12 @@ class Verbs:
             return await self.apply(request, kind)
         form, include = self._form(request, kind)
         call = self.call(request, kind, "patch")
-        apply = patching.parse(await request.body(), request.headers.get("content-type", ""), kind)
+        patch = patching.parse(await request.body(), request.headers.get("content-type", ""), kind)
 
         async def patched(stored: Object) -> Object:
             if not stored:  # a kind that an update may create; what a patch would change is not there
                 raise errors.not_found(kind.group, kind.resource, call.name)
-            new = apply(stored)
-            return self.decode(new, kind, call, ())
+            return self.patched(patch, stored, kind, call)
 
         updated, _ = await self.registry.update(call, patched)
         request.warnings += call.warnings
@@ -167,6 +166,15 @@ class Verbs:
             find_duplicates=strictness != "Ignore",
         )
         return self.decode(obj, kind, call, duplicates)
+
+    def patched(self, patch: patching.Patch, stored: Object, kind: Kind, call: Call) -> Object:
+        """What a patch makes of an object, through its schema. Raises 422 when it does not fit that."""
+        made = patch(stored)
+        check_type(made, kind)
+        try:
+            return self.decode(made, kind, call, ())
+        except StatusError as error:
+            raise patch.misfit(made, str(error.status["message"])) from error
 
     @staticmethod
     def decode(obj: Object, kind: Kind, call: Call, duplicates: tuple[str, ...]) -> Object:

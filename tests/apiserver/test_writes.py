@@ -76,6 +76,36 @@ def test_the_three_patches() -> None:
     run(test)
 
 
+def test_a_patch_that_fits_no_schema_is_invalid() -> None:
+    """422 with the field `patch`, whose value is a strategic patch itself, and of others what they made."""
+
+    async def test(api: Harness) -> None:
+        await api.ok("POST", CONFIG_MAPS, config_map("a", k="1"))
+        path = f"{CONFIG_MAPS}/a"
+
+        async def cause(media: str, body: bytes, query: str = "") -> str:
+            headers = {"content-type": f"application/{media}+json"}
+            status = await api.fails(422, "Invalid", "PATCH", path + query, body, headers=headers)
+            (found,) = status["details"]["causes"]
+            assert set(status["details"]) == {"causes"} and found["field"] == "patch"
+            return str(found["message"])
+
+        wrong = b'{"immutable": "x", "data": {"b": null, "a": "1"}}'
+        shown = await cause("strategic-merge-patch", wrong)
+        assert shown.startswith('Invalid value: "map[data:map[a:1 b:<nil>] immutable:x]": '), shown
+        assert "cannot unmarshal string into Go struct field" in shown
+        shown = await cause("merge-patch", wrong)
+        assert shown.startswith('Invalid value: "{') and '\\"k\\":\\"1\\"' in shown, shown
+        unknown = b'[{"op": "add", "path": "/nope", "value": [true]}]'
+        shown = await cause("json-patch", unknown, "?fieldValidation=Strict")
+        assert shown.endswith('": strict decoding error: unknown field "nope"'), shown
+        await api.ok("PATCH", path, unknown, headers={"content-type": "application/json-patch+json"})
+        other = {"content-type": "application/merge-patch+json"}
+        await api.fails(400, "BadRequest", "PATCH", path, b'{"kind": "Secret"}', headers=other)
+
+    run(test)
+
+
 def test_a_patch_creates_nothing_where_an_update_would() -> None:
     async def test(api: Harness) -> None:
         body = b'{"count": 2, "message": "again"}'
