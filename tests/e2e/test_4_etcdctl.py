@@ -34,9 +34,10 @@ def test_put_get_txn_and_compaction(lab: Lab) -> None:
 
 
 def test_watch_sees_writes_made_elsewhere(lab: Lab) -> None:
+    now = json.loads(lab.etcdctl("controller-0", "get", "/e2e/w", "-w", "json"))["header"]["revision"]
     where = ["--topology", str(lab.topology), "--state", str(lab.state)]
     tls = ["--cacert=/etc/etcd/ca.pem", "--cert=/etc/etcd/peer.pem", "--key=/etc/etcd/peer-key.pem"]
-    inside = ["timeout", "30", "env", "ETCDCTL_API=3", "etcdctl", *tls, "watch", "/e2e/w", "--rev=1"]
+    inside = ["timeout", "30", "env", "ETCDCTL_API=3", "etcdctl", *tls, "watch", "/e2e/w", f"--rev={now + 1}"]
     argv = [sys.executable, "-m", "deploy", *where, "exec", "controller-0", "--", *inside]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as watcher:
         assert watcher.stdout is not None
