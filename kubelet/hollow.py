@@ -73,6 +73,9 @@ class HollowVolumes(VolumeManager):
         place = self.pod_dir(pod["metadata"]["uid"]) / "volumes"
         return {volume["name"]: place / volume["name"] for volume in pod["spec"].get("volumes", [])}
 
+    async def tear_down(self, uid: str) -> None:
+        return
+
     async def remove(self, uid: str) -> None:
         return
 

@@ -35,6 +35,7 @@ from kubelet.volumes.payload import VolumeError
 log = logging.getLogger(__name__)
 
 Pod = Mapping[str, Any]
+EVICTED = "Evicted"
 RESYNC = 60.0
 ROUNDS = 12
 CRASH_INITIAL, CRASH_MAX = 10.0, 300.0
@@ -175,7 +176,7 @@ class PodWorkers:
         if uid in self._work:
             self._work[uid].wake.set()
 
-    def evict(self, pod: Pod, message: str, grace: float, reason: str = "Evicted") -> None:
+    def evict(self, pod: Pod, message: str, grace: float, reason: str = EVICTED) -> None:
         """The node cannot keep this pod: it fails for good and has `grace` seconds to end."""
         work = self._work.get(pod["metadata"]["uid"])
         if work is None or work.failed or work.terminating:
@@ -420,8 +421,8 @@ class PodWorkers:
         work.waiting.pop(start.name, None)
 
     async def _conclude(self, uid: str, work: Work, view: PodView) -> float:
-        """The pod has ended by itself, or was ended: stop what is left, keep what can be read (logs,
-        status).
+        """The pod has ended by itself, or was ended: stop what is left, give the disk back, keep what can be
+        read (logs, status).
         """
         self._probes.stop(uid)
         if view.alive:
@@ -429,7 +430,24 @@ class PodWorkers:
             view = await self._cache.refresh(uid)
         self._publish(work, view, finished=True)
         work.finished = True
+        await self._volumes.tear_down(uid)
+        if work.failed and work.failed[0] == EVICTED:
+            await self._vacate(uid, work, view)
         return RESYNC
+
+    async def _vacate(self, uid: str, work: Work, view: PodView) -> None:
+        """An evicted pod leaves the node at once, with its layers and logs: it went to make room. Not before
+        its status is written, from which alone it is known from then on.
+        """
+        await self._statuses.flushed(uid)
+        await self._executor.remove_pod(view)
+        await self._cache.refresh(uid)
+        await self._remove_logs(work.pod)
+
+    async def _remove_logs(self, pod: Pod) -> None:
+        metadata = pod["metadata"]
+        namespace = metadata.get("namespace", "")
+        await self._executor.remove_logs(namespace, metadata["name"], metadata["uid"])
 
     async def _terminate(self, uid: str, work: Work) -> float | None:
         """Stop everything, write the last status, let the object go, and leave nothing behind."""
@@ -455,8 +473,7 @@ class PodWorkers:
             return LET_GO_AGAIN
         await self._executor.remove_pod(view)
         await self._cache.refresh(uid)  # otherwise housekeeping would take the old view for an orphan
-        metadata = work.pod["metadata"]
-        await self._executor.remove_logs(metadata.get("namespace", ""), metadata["name"], uid)
+        await self._remove_logs(work.pod)
         self._statuses.forget(uid)
         self._executor.forget_pod(uid)
         await self._lifecycle.released(work.pod)

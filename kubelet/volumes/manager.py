@@ -134,6 +134,10 @@ class VolumeManager:
             {wish: await self._objects.token(pod, wish) for wish in wanted.tokens},
         )
 
+    async def tear_down(self, uid: str) -> None:
+        """Unmount and delete the volumes of a pod that has ended; idempotent. Raises OSError."""
+        await asyncio.to_thread(host.remove_tree, self.pod_dir(uid) / "volumes")
+
     async def remove(self, uid: str) -> None:
         """Unmount and delete everything of the pod; idempotent. Raises OSError."""
         await asyncio.to_thread(host.remove_tree, self.pod_dir(uid))

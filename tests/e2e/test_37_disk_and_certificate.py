@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import yaml
@@ -23,7 +24,7 @@ from deploy.images.oci import Entry, Image, write_archive
 from pki.ca import Authority, certificate_pem, key_pem, load_certificate, load_key, utc_now
 from pki.certs import Profile
 from tests.e2e.lab import Lab, Object, eventually
-from tests.e2e.manifests import FOREVER, manifest, pod_spec
+from tests.e2e.manifests import manifest, pod_spec
 from tests.e2e.space import Space, space
 
 SILENT, ASKING, SMALL = "worker-0", "worker-1", "worker-2"
@@ -40,8 +41,8 @@ def here(lab: Lab) -> Iterator[Space]:
         yield made
 
 
-def pod(name: str, node: str, script: str = FOREVER, **more: object) -> str:
-    spec = pod_spec(script, nodeName=node, automountServiceAccountToken=False, **more)
+def pod(name: str, node: str, **more: Any) -> str:
+    spec = pod_spec(nodeName=node, automountServiceAccountToken=False, **more)
     return manifest("v1", "Pod", name, spec=spec)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from kubelet.cri.port import ExecResult
+from tests.kubeclient.loops import eventually
 from tests.kubelet.world import NODE, World
 
 
@@ -103,6 +104,19 @@ def test_a_pod_that_ends_tells_how(play: Callable[..., None]) -> None:
         await world.api.until(lambda: world.status("good").get("phase") == "Succeeded")
         await world.api.until(lambda: world.status("bad").get("phase") == "Failed")
         assert world.container("bad")["state"]["terminated"]["exitCode"] == 4
+
+    play(scenario)
+
+
+def test_a_pod_that_ended_keeps_its_containers_but_not_its_volumes(play: Callable[..., None]) -> None:
+    async def scenario(world: World) -> None:
+        container = {"name": "c", "image": "busybox:1.36", "command": ["exit", "0"]}
+        volumes = [{"name": "v", "emptyDir": {}}]
+        made = await world.pod("p", restartPolicy="Never", containers=[container], volumes=volumes)
+        await world.api.until(lambda: world.status("p").get("phase") == "Succeeded")
+        place = world.root / "pods" / made["metadata"]["uid"]
+        await eventually(lambda: not (place / "volumes").exists())
+        assert world.runtime._containers, "its logs can be read"
 
     play(scenario)
 

@@ -30,6 +30,7 @@ from kubelet.node.imagegc import ImageLedger, Policy, excess
 from kubelet.node.machine import Free, Machine, free
 from kubelet.pods.sysctls import forbidden_sysctl
 from kubelet.server.stats import exposition
+from tests.kubeclient.loops import eventually
 from tests.kubelet.builders import container, pod
 from tests.kubelet.world import NODE, World
 
@@ -251,6 +252,9 @@ def test_a_volume_beyond_its_limit_ends_its_pod(
         place = world.root / "pods" / made["metadata"]["uid"] / "volumes/kubernetes.io~empty-dir/v"
         (place / "big").write_bytes(b"x" * (256 << 10))
         await world.api.until(lambda: world.status("p").get("reason") == "Evicted")
+        await eventually(lambda: not place.exists())
+        await eventually(lambda: not world.runtime._containers and not world.runtime._sandboxes)
+        assert world.status("p")["phase"] == "Failed"
         assert 'EmptyDir volume "v" exceeds the limit "64Ki"' in world.status("p")["message"]
 
     play(scenario)
