@@ -11,6 +11,7 @@ import io
 import json
 import platform
 import tarfile
+from typing import ClassVar
 
 OCI = "application/vnd.oci.image"
 USER, PASSWORD, PORT = "ann", "sesame", 5055
@@ -47,19 +48,20 @@ def image() -> tuple[bytes, dict[str, bytes]]:
     return top, {digest(each): each for each in (layer, settings, top)}
 
 
-MANIFEST, HELD = image()
 ALLOWED = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 
 
 class Registry(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    manifest = b""
+    held: ClassVar[dict[str, bytes]] = {}
 
     def do_GET(self) -> None:
         last = self.path.rpartition("/")[2]
         if self.headers.get("Authorization") != ALLOWED:
             self.answer(401, b"", {"WWW-Authenticate": 'Basic realm="registry"'})
             return
-        content = MANIFEST if last == "1" else HELD.get(last, b"")
+        content = self.manifest if last == "1" else self.held.get(last, b"")
         kind = f"{OCI}.manifest.v1+json" if "/manifests/" in self.path else "application/octet-stream"
         found = {"Content-Type": kind, "Docker-Content-Digest": digest(content)}
         self.answer(200 if content or not last else 404, content, found)
@@ -76,4 +78,5 @@ class Registry(http.server.BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
+    Registry.manifest, Registry.held = image()
     http.server.ThreadingHTTPServer(("127.0.0.1", PORT), Registry).serve_forever()
