@@ -1,7 +1,7 @@
 """`hardway trace`: one connection followed from a pod to a service, a pod or a host, hop by hop.
 
 What each hop does is not asked of the kernel but interpreted: the rules are compiled from the API's objects
-by the compilers that the proxy itself uses, for the node the packet is on, and a tracer walks them. So a
+by the compiler that the proxy of the node uses, for the node the packet is on, and a tracer walks them. So a
 trace shows what ought to happen; where the cluster does something else, the hop to look at is known.
 `follow` is pure.
 """
@@ -13,11 +13,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import yaml
+
 from clusterdns.records import Records, Status
 from deploy.api import Api, APIError
 from deploy.state import State
 from deploy.topology import Topology
-from kubeproxy import policy
+from kubeproxy import iptables_compiler, policy
 from kubeproxy.compiler import Settings, compile_rules
 from kubeproxy.model import Place, ServicePort, service_ports
 from kubeproxy.rules import RuleSet
@@ -27,6 +29,7 @@ from kubeproxy.userspace import compiler as relays
 Object = dict[str, Any]
 MAX_HOPS = 8
 """Nodes a packet may pass before it is called a loop."""
+PROXY_CONFIG = "etc/kubernetes/kube-proxy-config.yaml"
 ZONE_LABEL = "topology.kubernetes.io/zone"
 SERVICE_LABEL = "kubernetes.io/service-name"
 PATHS = {
@@ -143,6 +146,7 @@ def parse_end(text: str) -> _End:
 class _Follower:
     objects: Snapshot
     topology: Topology
+    modes: Mapping[str, str]
     trace: Trace = field(default_factory=Trace)
 
     # -- ends
@@ -204,16 +208,22 @@ class _Follower:
 
     # -- nodes
 
-    @property
-    def relayed(self) -> bool:
-        """Whether the proxies relay connections themselves: then no node has rules."""
-        return self.topology.network.proxy_mode == "userspace"
+    def mode(self, node: str) -> str:
+        return self.modes.get(node, self.topology.network.proxy_mode)
+
+    def relays(self, node: str) -> bool:
+        """Whether the proxy of this node relays connections itself: then it has no rules."""
+        return self.mode(node) == "userspace"
 
     def rules(self, node: str) -> RuleSet:
         """What the proxy of this node programs."""
-        if self.relayed:
+        if self.relays(node):
             return RuleSet()
-        return compile_rules(self.ports(node), Settings(cluster_cidrs=(str(self.topology.network.pods),)))
+        settings, ports = Settings(cluster_cidrs=(str(self.topology.network.pods),)), self.ports(node)
+        if self.mode(node) == "iptables":
+            pieces = [iptables_compiler.compile_port(each, settings) for each in ports]
+            return iptables_compiler.assemble(pieces, settings)
+        return compile_rules(ports, settings)
 
     def ports(self, node: str) -> list[ServicePort]:
         """The ports of all services as this node sees them."""
@@ -261,7 +271,7 @@ class _Follower:
 
     def pass_node(self, node: str, packet: Packet) -> tuple[str, Packet] | None:
         """What this node does with the packet; the next node and what arrives there, None at the end."""
-        if self.relayed:
+        if self.relays(node):
             self._refuse_relay(node, packet)
         outcome = Tracer(self.rules(node), self.addresses(node)).send(packet)
         walked = " > ".join(each for each in outcome.path if each not in _DULL)
@@ -291,7 +301,7 @@ class _Follower:
             plan, self.addresses(node), settings
         ):
             raise TraceError(
-                f"{node} relays {_destination(packet)} in user space (network.proxyMode: userspace):"
+                f"{node} relays {_destination(packet)} in user space (its proxy's mode: userspace):"
                 " there are no rules to follow; trace to a pod behind the service instead"
             )
 
@@ -303,8 +313,8 @@ class _Follower:
         rules = self.policies(node)
         judged = Tracer(rules).send(sent)
         isolated = [each for each in judged.path if each != policy.FORWARD]
-        if isolated and self.relayed:
-            self.trace.add(node, "policy", "not enforced: no packet filter (network.proxyMode: userspace)")
+        if isolated and self.relays(node):
+            self.trace.add(node, "policy", "not enforced: no packet filter (its proxy's mode: userspace)")
             return True
         if judged.verdict != "accept":
             self.trace.add(node, "policy", f"dropped by {isolated[-1]}: no NetworkPolicy allows it")
@@ -379,15 +389,24 @@ _DULL = frozenset(
         "filter-output",
         "mark-for-masquerade",
         "endpoints-check",
+        *iptables_compiler.HOOKED,
+        iptables_compiler.SERVICES,
+        iptables_compiler.POSTROUTING,
+        iptables_compiler.FIREWALL,
+        iptables_compiler.EXTERNAL,
+        iptables_compiler.REFUSED,
+        iptables_compiler.MARK,
     }
 )
 
 
-def follow(objects: Snapshot, topology: Topology, source: str, target: str) -> Trace:
-    """The way of one connection. Raises TraceError when an end does not exist; a packet that is lost on its
-    way is no error.
+def follow(
+    objects: Snapshot, topology: Topology, source: str, target: str, modes: Mapping[str, str] | None = None
+) -> Trace:
+    """The way of one connection; `modes` are those of the nodes' proxies where they are not the topology's.
+    Raises TraceError when an end does not exist; a packet that is lost on its way is no error.
     """
-    follower = _Follower(objects, topology)
+    follower = _Follower(objects, topology, modes or {})
     sender = follower.source(parse_end(source))
     try:
         wanted = follower.target(parse_end(target))
@@ -423,13 +442,25 @@ def _items(api: Api, path: str) -> list[Object]:
     return items
 
 
+def proxy_modes(state: State, topology: Topology) -> dict[str, str]:
+    """The mode that each worker's proxy is configured with now. A host that has no such file is left out."""
+    found = {}
+    for host in topology.by_role("worker"):
+        try:
+            text = (state.host(host.name) / PROXY_CONFIG).read_text()
+            found[host.name] = str(yaml.safe_load(text)["mode"])
+        except (OSError, yaml.YAMLError, KeyError, TypeError):
+            continue
+    return found
+
+
 def trace(state: State, topology: Topology, source: str, target: str) -> int:
     """Print the way from `source` to `target`; 0 if a packet arrives, 1 if not. Raises TraceError,
     Unreachable, APIError, OSError.
     """
     api = Api.from_kubeconfig(state.root / "pki" / "admin.kubeconfig")
     try:
-        found = follow(snapshot(api), topology, source, target)
+        found = follow(snapshot(api), topology, source, target, proxy_modes(state, topology))
     finally:
         api.close()
     print(found)

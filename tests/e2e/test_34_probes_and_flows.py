@@ -250,6 +250,8 @@ def test_without_a_packet_filter_the_proxy_relays(flows: Flows, switch: Callable
     )
     ask = f"{tls}; print(r.urlopen('https://kubernetes.default.svc.cluster.local/version', timeout=9).read())"
     assert "gitVersion" in lab.kubectl(*talking, ask), "DNS over UDP, then TCP, both by a pod of this node"
+    traced = lab.hardway("trace", f"pod/{NAMESPACE}/udp-a", f"svc/{NAMESPACE}/udp", code=1)
+    assert f"{SWITCHED_NODE} relays" in traced, "the mode is this node's alone"
     # The pod is one of the two servers itself: one of the ways leads back to where it began.
     old = flows.kubectl("get", "service", "udp", "-o", "jsonpath={.spec.selector.app}").strip()
     new = "udp-b" if old == "udp-a" else "udp-a"

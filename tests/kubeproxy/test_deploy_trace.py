@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from deploy.state import State
 from deploy.topology import TOPOLOGIES, parse
-from deploy.trace import Snapshot, TraceError, follow, parse_end
+from deploy.trace import PROXY_CONFIG, Snapshot, TraceError, follow, parse_end, proxy_modes
 
 TOPOLOGY = parse(yaml.safe_load((TOPOLOGIES / "lab.yaml").read_text()))
 NODE_0, NODE_1 = "worker-0", "worker-1"
@@ -228,7 +230,7 @@ RELAYED = replace(TOPOLOGY, network=replace(TOPOLOGY.network, proxy_mode="usersp
 
 @pytest.mark.parametrize("target", ["svc/near", "svc/empty", "host/worker-0:30080"])
 def test_a_node_that_relays_has_no_rules_to_follow_and_says_so(target: str) -> None:
-    with pytest.raises(TraceError, match=r"worker-0 relays .* \(network\.proxyMode: userspace\)"):
+    with pytest.raises(TraceError, match=r"worker-0 relays .* \(its proxy's mode: userspace\)"):
         follow(world(), RELAYED, "client", target)
 
 
@@ -236,5 +238,26 @@ def test_a_pod_is_reached_past_the_relays_and_past_policies() -> None:
     found = follow(world((deny("far"),)), RELAYED, "client", "pod/far")
     assert found.arrived
     said = [hop.detail for hop in found.hops if hop.step == "policy"]
-    assert said == ["not enforced: no packet filter (network.proxyMode: userspace)"]
+    assert said == ["not enforced: no packet filter (its proxy's mode: userspace)"]
     assert follow(world(), RELAYED, "client", "host/worker-0:22").arrived
+
+
+def test_a_node_is_judged_by_the_mode_of_its_own_proxy() -> None:
+    only_far = {NODE_1: "userspace"}
+    assert follow(world(), TOPOLOGY, "client", "svc/near", only_far).arrived
+    with pytest.raises(TraceError, match="worker-1 relays"):
+        follow(world(pods=(pod("client", "10.200.1.2", NODE_1), NEAR)), TOPOLOGY, "client", "near", only_far)
+    assert follow(world(), RELAYED, "client", "svc/near", {NODE_0: "nftables"}).arrived
+    ruled = follow(world(), RELAYED, "client", "svc/far", {NODE_0: "iptables", NODE_1: "iptables"})
+    assert ruled.arrived
+    [changed] = [hop.detail for hop in ruled.hops if hop.step == "rules"]
+    assert changed.startswith("10.32.0.21:80 becomes 10.200.1.4:8080 (nat/KUBE-SVC-")
+
+
+def test_modes_are_read_from_the_hosts(tmp_path: Path) -> None:
+    state = State("lab", tmp_path)
+    for name, text in ((NODE_0, "mode: userspace"), (NODE_1, "mode: [")):
+        file = state.host(name) / PROXY_CONFIG
+        file.parent.mkdir(parents=True)
+        file.write_text(text)
+    assert proxy_modes(state, TOPOLOGY) == {NODE_0: "userspace"}
