@@ -145,7 +145,8 @@ class GarbageCollector:
         if node.deleting_dependents:
             await self._advance_foreground(node, live)
             return
-        if o.owner_references(live):
+        # The graph may not have heard yet that somebody else has asked it to go.
+        if o.owner_references(live) and not o.is_terminating(live):
             await self._judge(node, live)
 
     async def _advance_foreground(self, node: Node, live: Object) -> None:

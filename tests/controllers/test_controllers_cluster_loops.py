@@ -494,6 +494,26 @@ def make_owner(name: str) -> Object:
     return {"metadata": make.meta(name)}
 
 
+def test_what_is_being_deleted_is_not_asked_again_by_a_graph_that_is_late() -> None:
+    async def scenario() -> None:
+        world = World()
+        pod = owned(r.PODS, "p", world.api.put(r.DEPLOYMENTS, make.deployment("gone")))
+        world.api.drop(r.DEPLOYMENTS, "gone", "default")
+        pod["spec"] = {"nodeName": "n1"}
+        before = world.api.put(r.PODS, pod)
+        async with world.running(GarbageCollector) as (collector,):
+            assert isinstance(collector, GarbageCollector)
+            await world.settle(2000)
+            assert o.is_terminating(fresh(world.api, r.PODS, "p", "default"))
+            asked = world.api.writes.count(("DELETE", "/api/v1/namespaces/default/pods/p"))
+            assert asked == 1
+            collector.graph.put(r.PODS, before)
+            await collector.attempt_to_delete(o.uid(before))
+            assert world.api.writes.count(("DELETE", "/api/v1/namespaces/default/pods/p")) == asked
+
+    run(scenario())
+
+
 def test_foreground_deletion_waits_for_blocking_dependents() -> None:
     async def scenario() -> None:
         world = World()
