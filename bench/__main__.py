@@ -1,7 +1,11 @@
-"""`python -m bench [name ...]`: run the named measurements, all by default, and print their tables."""
+"""`python -m bench [name ...]`: run the named measurements, all by default, and print their tables.
+
+Interrupted or terminated, a measurement ends the processes it has started.
+"""
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from bench import api, cluster, controllers, dns, hollow, nodes, proxy, scheduler, store
@@ -24,8 +28,14 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"no such measurement: {', '.join(unknown)} (there are {', '.join(MEASUREMENTS)})")
         return 2
-    for name in names or list(MEASUREMENTS):
-        MEASUREMENTS[name]()
+    # SIGTERM as SIGINT: whatever runs is cancelled, and what it has started is ended.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        for name in names or list(MEASUREMENTS):
+            MEASUREMENTS[name]()
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+        return 130
     return 0
 
 

@@ -6,6 +6,9 @@ through the same API as everything else, so the question is whether the control 
 
     python -m bench hollow                         # 1,000 nodes, 10,000 pods
     HOLLOW_NODES=90 HOLLOW_PODS=600 python -m bench hollow
+
+It says every few seconds how far it is and what that cost. Interrupted (or stopped by `timeout`) it ends its
+processes and prints the table of what was finished.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import uvloop
 from apimachinery.errors import StatusError
 from bench import plane
 from bench.load import Row, calls, heading, show
+from bench.progress import Progress
 from kubeclient.informer import Informer
 from kubeclient.leaderelection import LeaseLost
 from kubeclient.resources import DEPLOYMENTS, LEASES, NAMESPACES, NODES, PODS
@@ -74,7 +78,7 @@ class Crowd:
     client: RestClient
     nodes: Informer
     pods: Informer
-    took: dict[str, float] = field(default_factory=dict)
+    progress: Progress = field(default_factory=Progress)
     hollow: list[str] = field(default_factory=list)
 
     # -- what is seen ----------------------------------------------------------------------------------------
@@ -110,6 +114,7 @@ class Crowd:
             self.revive_leaders(what)
             if time.perf_counter() - started > self.scale.patience:
                 raise Late(f"{what}: not within {self.scale.patience:g} s; seen last: {why()}")
+            self.progress.maybe_line(lambda: f"{what}: {why()}")
             # A look at ten thousand pods costs what the cluster could use: it takes a twentieth of the time.
             await asyncio.sleep(max(0.2, 20 * (time.perf_counter() - asked)))
             asked = time.perf_counter()
@@ -126,20 +131,19 @@ class Crowd:
 
     async def register(self) -> None:
         """All nodes there and ready, each with its zone on it."""
-        started = time.perf_counter()
         share, rest = divmod(self.scale.nodes, len(ZONES))
-        for index, zone in enumerate(ZONES):
-            name = f"hollow-{zone}"
-            flags = {
-                "hollow": "true",
-                "hollow-nodes": str(share + (index < rest)),
-                "hollow-prefix": f"{zone}-",
-                "kubeconfig": str(self.running.admin),
-            }
-            self.running.start(name, "kubelet", flags)
-            self.hollow.append(name)
-        await self.until("nodes ready", lambda: self.ready_nodes() == self.scale.nodes, self.ready_nodes)
-        self.took["registered"] = time.perf_counter() - started
+        with self.progress.step("registered"):
+            for index, zone in enumerate(ZONES):
+                name = f"hollow-{zone}"
+                flags = {
+                    "hollow": "true",
+                    "hollow-nodes": str(share + (index < rest)),
+                    "hollow-prefix": f"{zone}-",
+                    "kubeconfig": str(self.running.admin),
+                }
+                self.running.start(name, "kubelet", flags)
+                self.hollow.append(name)
+            await self.until("nodes ready", lambda: self.ready_nodes() == self.scale.nodes, self.ready_nodes)
         names = [node["metadata"]["name"] for node in self.nodes.store.list()]
 
         async def zoned(index: int) -> None:
@@ -151,33 +155,36 @@ class Crowd:
     async def fill(self) -> None:
         """All pods made by Deployments, placed, and ready."""
         await self.client.create(NAMESPACES, {"metadata": {"name": SPACE}})
-        started = time.perf_counter()
         wanted = self.scale.deployments * self.scale.deployment
-        for index in range(self.scale.deployments):
-            await self.client.create(DEPLOYMENTS, deployment(f"d{index}", self.scale.deployment))
-        await self.until("pods ready", lambda: self.ready_pods() == wanted, self.ready_pods)
-        self.took["filled"] = time.perf_counter() - started
+        with self.progress.step("filled"):
+            for index in range(self.scale.deployments):
+                await self.client.create(DEPLOYMENTS, deployment(f"d{index}", self.scale.deployment))
+            await self.until("pods ready", lambda: self.ready_pods() == wanted, self.ready_pods)
 
     async def roll(self) -> None:
         """One Deployment to another image."""
-        started = time.perf_counter()
         template = {"spec": {"template": {"spec": {"containers": [container("app:2")]}}}}
-        await self.client.patch(DEPLOYMENTS, "d0", template, SPACE)
         count = self.scale.deployment
-        await self.until(
-            "rolled",
-            lambda: self.ready_pods("app:2", "d0") == count and len(self._of("d0")) == count,
-            lambda: self.ready_pods("app:2", "d0"),
-        )
-        self.took["rolled"] = time.perf_counter() - started
+        with self.progress.step("rolled"):
+            await self.client.patch(DEPLOYMENTS, "d0", template, SPACE)
+            await self.until(
+                "pods of the new image ready",
+                lambda: self.ready_pods("app:2", "d0") == count and len(self._of("d0")) == count,
+                lambda: self.ready_pods("app:2", "d0"),
+            )
 
     def _of(self, name: str) -> list[Object]:
         return [pod for pod in self.live() if pod["metadata"]["labels"]["app"] == name]
 
     async def drain(self) -> None:
         """Cordon some nodes and evict what runs there, as `kubectl drain` does."""
-        started = time.perf_counter()
         nodes = sorted(node["metadata"]["name"] for node in self.nodes.store.list())[: self.scale.drained]
+        with self.progress.step("drained"):
+            await self._evict_all(nodes)
+        for name in nodes:
+            await self.client.patch(NODES, name, {"spec": {"unschedulable": False}})
+
+    async def _evict_all(self, nodes: list[str]) -> None:
         for name in nodes:
             await self.client.patch(NODES, name, {"spec": {"unschedulable": True}})
         victims = [pod for pod in self.live() if pod["spec"].get("nodeName") in nodes]
@@ -195,46 +202,43 @@ class Crowd:
         await calls(len(victims), 8, evict)
         wanted = self.scale.deployments * self.scale.deployment
         await self.until(
-            "drained",
+            "replacements ready",
             lambda: (
                 not any(pod["spec"].get("nodeName") in nodes for pod in self.live())
                 and self.ready_pods() == wanted
             ),
             self.ready_pods,
         )
-        self.took["drained"] = time.perf_counter() - started
-        for name in nodes:
-            await self.client.patch(NODES, name, {"spec": {"unschedulable": False}})
 
     async def lose_zone(self) -> None:
         """Stop one zone's process, see its nodes declared lost and its pods unready, and bring it back."""
-        victim = self.hollow[0]
-        lost = sum(node["metadata"]["name"].startswith("a-") for node in self.nodes.store.list())
-        process = self.running.processes[victim]
+        process = self.running.processes[self.hollow[0]]
         wanted = self.scale.deployments * self.scale.deployment
         process.send_signal(signal.SIGSTOP)
         try:
-            started = time.perf_counter()
-            await self.until("zone lost", lambda: self.lost_nodes() == lost, self.lost_nodes)
-            self.took["zone lost"] = time.perf_counter() - started
-            await self.until(
-                "its pods unready",
-                lambda: not any(_true(pod, "Ready") and _in_zone_a(pod) for pod in self.live()),
-                self.ready_pods,
-            )
-            self.took["zone's pods unready"] = time.perf_counter() - started
-            others = self.scale.nodes - lost
-            if self.ready_nodes() != others:
-                raise Late(f"nodes of other zones were lost too: {self.ready_nodes()} of {others} are ready")
+            with self.progress.step("zone's pods unready"):
+                await self._see_zone_lost()
         finally:
             process.send_signal(signal.SIGCONT)
-        started = time.perf_counter()
+        with self.progress.step("zone back"):
+            await self.until(
+                "nodes and pods ready again",
+                lambda: self.ready_nodes() == self.scale.nodes and self.ready_pods() == wanted,
+                lambda: (self.ready_nodes(), self.ready_pods()),
+            )
+
+    async def _see_zone_lost(self) -> None:
+        lost = sum(node["metadata"]["name"].startswith("a-") for node in self.nodes.store.list())
+        with self.progress.step("zone lost"):
+            await self.until("nodes unknown", lambda: self.lost_nodes() == lost, self.lost_nodes)
         await self.until(
-            "zone back",
-            lambda: self.ready_nodes() == self.scale.nodes and self.ready_pods() == wanted,
-            lambda: (self.ready_nodes(), self.ready_pods()),
+            "its pods unready",
+            lambda: not any(_true(pod, "Ready") and _in_zone_a(pod) for pod in self.live()),
+            self.ready_pods,
         )
-        self.took["zone back"] = time.perf_counter() - started
+        others = self.scale.nodes - lost
+        if self.ready_nodes() != others:
+            raise Late(f"nodes of other zones were lost too: {self.ready_nodes()} of {others} are ready")
 
     async def heartbeats(self, seconds: float) -> tuple[float, float]:
         """Of an idle cluster: the age in seconds of the oldest lease, and the apiserver's share of a core."""
@@ -280,7 +284,7 @@ def _unix(stamp: str) -> float:
 
 
 @contextlib.asynccontextmanager
-async def crowd(running: plane.Plane, scale: Scale) -> AsyncIterator[Crowd]:
+async def crowd(running: plane.Plane, scale: Scale, progress: Progress) -> AsyncIterator[Crowd]:
     """Informers of all nodes and pods, while the context lasts."""
     async with RestClient.from_kubeconfig(running.admin, user_agent="bench") as client:
         nodes, pods = Informer(client, NODES), Informer(client, PODS)
@@ -289,23 +293,25 @@ async def crowd(running: plane.Plane, scale: Scale) -> AsyncIterator[Crowd]:
             await nodes.wait_synced(60)
             await pods.wait_synced(60)
             try:
-                yield Crowd(running, scale, client, nodes, pods)
+                yield Crowd(running, scale, client, nodes, pods, progress)
             finally:
                 for task in tasks:
                     task.cancel()
 
 
-async def story(running: plane.Plane, scale: Scale) -> dict[str, float]:
+async def story(running: plane.Plane, scale: Scale, progress: Progress | None = None) -> dict[str, float]:
     """Everything in its order; seconds by step, and what the cluster costs when nothing happens."""
-    async with crowd(running, scale) as cast:
+    progress = progress or Progress(running.cpu)
+    async with crowd(running, scale, progress) as cast:
         await cast.register()
         await cast.fill()
         await cast.roll()
         await cast.drain()
         await cast.lose_zone()
-        oldest, share = await cast.heartbeats(scale.idle)
-        cast.took |= {"oldest lease": oldest, "apiserver idle share": share}
-        return cast.took
+        with progress.step("heartbeats"):
+            oldest, share = await cast.heartbeats(scale.idle)
+        progress.took |= {"oldest lease": oldest, "apiserver idle share": share}
+        return progress.took
 
 
 def scale_of(environment: dict[str, str]) -> Scale:
@@ -317,27 +323,47 @@ def scale_of(environment: dict[str, str]) -> Scale:
     return chosen
 
 
+def rows(scale: Scale, took: dict[str, float]) -> list[Row]:
+    """The table, of what was finished."""
+    pods = scale.deployments * scale.deployment
+    measures = {
+        "registered": "nodes registered and ready",
+        "filled": f"{pods:,} pods made, placed and ready",
+        "rolled": f"rolling update of {scale.deployment} replicas",
+        "drained": f"drain of {scale.drained} nodes, replacements ready",
+        "zone lost": "a zone stopped: its nodes Unknown",
+        "zone's pods unready": "a zone stopped: its pods not ready",
+        "zone back": "the zone back: all nodes and pods ready",
+        "oldest lease": "heartbeats: the oldest lease is",
+    }
+    targets = {"zone lost": GRACE + 15, "oldest lease": GRACE / 2}
+    out = [
+        Row(text, took[step], "s", targets.get(step), more=False)
+        for step, text in measures.items()
+        if step in took
+    ]
+    if "filled" in took:
+        out.append(Row("pods made, placed and ready a second", pods / took["filled"], "/s"))
+    if "apiserver idle share" in took:
+        out.append(Row("apiserver with heartbeats alone", 100 * took["apiserver idle share"], "% core"))
+    return out
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the table; of a story that is interrupted or fails, what there is of it."""
     scale = scale_of(dict(os.environ))
     heading(f"{scale.nodes:,} hollow nodes, {scale.pods:,} pods")
     with plane.running() as running:
         running.start_scheduler()
         running.start_controllers()
-        took = uvloop.run(story(running, scale))
-        memory, restarts = running.memory(), running.restarts
-    pods = scale.deployments * scale.deployment
-    show(
-        Row("nodes registered and ready", took["registered"], "s"),
-        Row(f"{pods:,} pods made, placed and ready", took["filled"], "s"),
-        Row("  that is", pods / took["filled"], "/s"),
-        Row(f"rolling update of {scale.deployment} replicas", took["rolled"], "s"),
-        Row(f"drain of {scale.drained} nodes, replacements ready", took["drained"], "s"),
-        Row("a zone stopped: its nodes Unknown", took["zone lost"], "s", GRACE + 15, more=False),
-        Row("a zone stopped: its pods not ready", took["zone's pods unready"], "s"),
-        Row("the zone back: all nodes and pods ready", took["zone back"], "s"),
-        Row("heartbeats: the oldest lease is", took["oldest lease"], "s", GRACE / 2, more=False),
-        Row("leaders that lost their lease", restarts, "times"),
-        Row("apiserver with heartbeats alone", 100 * took["apiserver idle share"], "% core"),
-        *(Row(f"memory of {name}", size / MIB, "MiB") for name, size in sorted(memory.items())),
-    )
+        progress = Progress(running.cpu)
+        try:
+            uvloop.run(story(running, scale, progress))
+        finally:
+            memory, spent_cpu = running.memory(), running.cpu()
+            show(
+                *rows(scale, progress.took),
+                Row("leaders that lost their lease", running.restarts, "times"),
+                *(Row(f"memory of {name}", size / MIB, "MiB") for name, size in sorted(memory.items())),
+                *(Row(f"CPU of {name}", seconds, "s") for name, seconds in sorted(spent_cpu.items())),
+            )

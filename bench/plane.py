@@ -61,7 +61,8 @@ class Plane:
         run = ["bench.sampled", str(self.profile(name)), package] if name in self.sampled else [package]
         argv = [sys.executable, "-m", *run, *(f"--{flag}={value}" for flag, value in flags.items())]
         with (self.directory / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(argv, cwd=ROOT, stdout=log, stderr=log)
+            # A session of its own: an interrupted measurement ends its daemons in order, not the terminal.
+            process = subprocess.Popen(argv, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
         self.processes[name] = process
         self._started[name] = package, flags
         return process
