@@ -180,7 +180,7 @@ class Server:
             reviews.EXTRAS,
             f"{values.advertise_address or values.bind_address}:{values.secure_port}",
         )
-        openapi = OpenApi(self.scheme, found.group_versions)
+        openapi = OpenApi(self.scheme, found.group_versions, reviews.EXTRAS)
         identity = ProxyIdentity(values.proxy_client_cert_file, values.proxy_client_key_file)
         self.aggregator = Aggregator(self.registry, self.scheme, found.group_versions(), identity)
         found.elsewhere = openapi.elsewhere = self.aggregator

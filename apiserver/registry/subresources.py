@@ -13,6 +13,7 @@ from apimachinery import errors, field, meta, selectors
 from apimachinery.errors import Cause
 from apimachinery.schema.decode import decode
 from apimachinery.scheme import Kind, Scale, Scheme
+from apiserver.kinds import common
 from apiserver.registry import patching
 from apiserver.registry.call import Call
 from apiserver.registry.registry import Registry
@@ -24,6 +25,15 @@ from apiserver.rest.verbs import Verbs
 Object = dict[str, Any]
 
 SCALE_VERSION = "autoscaling/v1"
+SCALE = Kind(
+    *("autoscaling", "v1", "Scale", "scale", True, ""),
+    columns=(
+        common.NAME,
+        common.column("Desired", common.number("spec", "replicas"), "integer"),
+        common.column("Available", common.number("status", "replicas"), "integer"),
+        common.AGE,
+    ),
+)
 REPLACED_BY_NAME = ("status", "approval")
 
 
@@ -86,8 +96,7 @@ class Subresources:
     async def patch_scale(self, request: Request, kind: Kind) -> Answer:
         if patching.is_apply(request.headers.get("content-type", "")):
             return await self.apply_scale(request, kind)
-        scale_kind = Kind("autoscaling", "v1", "Scale", "scale", True, "")
-        apply = patching.parse(await request.body(), request.headers.get("content-type", ""), scale_kind)
+        apply = patching.parse(await request.body(), request.headers.get("content-type", ""), SCALE)
         return await self._write_scale(request, kind, apply)
 
     async def _write_scale(self, request: Request, kind: Kind, apply: patching.Apply) -> Answer:
@@ -135,8 +144,9 @@ class Subresources:
 
     @staticmethod
     def _scale_answer(request: Request, kind: Kind, obj: Object) -> Answer:
-        form = negotiate.accept(request.headers.get("accept", ""), shapes=())
-        return render.respond(scale_of(kind, obj), form)
+        form = negotiate.accept(request.headers.get("accept", ""))
+        include = render.include_object(request.info.first("includeObject"))
+        return render.object_response(SCALE, scale_of(kind, obj), form, include)
 
     # -- pods ------------------------------------------------------------------------------------------------
 

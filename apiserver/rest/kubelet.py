@@ -173,7 +173,9 @@ async def _closing(client: httpx.AsyncClient, answer: httpx.Response) -> AsyncIt
 
 
 def _container(pod: Object, wanted: str) -> str:
-    """The container meant; may be left out when there is only one besides init and ephemeral ones. Raises 400 in Kubernetes' words."""
+    """The container meant, which may be left out when only one is neither for initialization nor ephemeral.
+    Raises 400 in Kubernetes' words.
+    """
     spec = pod.get("spec") or {}
     regular, initial, ephemeral = (
         [str(item["name"]) for item in spec.get(key) or []]

@@ -1,8 +1,7 @@
-"""OpenAPI documents: v3 per group version (with the paths clients look into) and a v2 document of all
-definitions.
+"""OpenAPI documents: v3 per group version, and one of v2 with everything.
 
-kubectl reads from v3 whether PATCH and POST of a kind know `fieldValidation`; then it leaves validation to
-the server.
+kubectl reads from v3 whether PATCH and POST of a kind know `fieldValidation` (then it leaves validation to
+the server), and up to 1.26 from v2 whether PATCH knows `dryRun`.
 """
 
 from __future__ import annotations
@@ -14,26 +13,19 @@ from typing import Any
 import orjson
 
 from apimachinery.schema import openapi
-from apimachinery.schema.decode import definition_of
 from apimachinery.scheme import Kind, Scheme
 from apiserver.aggregation.documents import openapi_path
-from apiserver.extensions.serving import LIST_META, OBJECT_META, CustomKind, definition_name, openapi_schemas
-from apiserver.rest import swagger
-from apiserver.rest.discovery import Elsewhere, Nowhere
+from apiserver.extensions.serving import LIST_META, OBJECT_META, CustomKind, openapi_schemas
+from apiserver.rest import operations, swagger
+from apiserver.rest.discovery import Elsewhere, Extra, Nowhere
 from componentbase.version import GIT_VERSION
 
 Object = dict[str, Any]
 
+SCALE = "io.k8s.api.autoscaling.v1.Scale"
+EVICTION, TOKEN_REQUEST = "io.k8s.api.policy.v1.Eviction", "io.k8s.api.authentication.v1.TokenRequest"
+"""What subresources of other groups are."""
 INFO = {"title": "Kubernetes", "version": GIT_VERSION}
-JSON = "application/json"
-_STRINGS = ("fieldManager", "fieldValidation", "dryRun", "pretty")
-_LISTS = ("labelSelector", "fieldSelector", "resourceVersion", "resourceVersionMatch", "continue")
-PATCHES = (
-    "application/apply-patch+yaml",
-    "application/json-patch+json",
-    "application/merge-patch+json",
-    "application/strategic-merge-patch+json",
-)
 
 
 class OpenApi:
@@ -41,8 +33,15 @@ class OpenApi:
     server answers for the document itself) and in the v2 document, where our definitions win over theirs.
     """
 
-    def __init__(self, scheme: Scheme, group_versions: Callable[[], Iterable[tuple[str, str]]]) -> None:
+    def __init__(
+        self,
+        scheme: Scheme,
+        group_versions: Callable[[], Iterable[tuple[str, str]]],
+        extras: Iterable[Extra] = (),
+    ) -> None:
+        """`extras` are served, but not of the scheme."""
         self._scheme = scheme
+        self._extras = tuple(extras)
         self._group_versions = group_versions
         self._documents: dict[str, tuple[bytes, str]] = {}
         self._protobuf = b""  # the v2 document in its other form
@@ -80,15 +79,21 @@ class OpenApi:
         return self._documents[path]
 
     def v2(self) -> tuple[bytes, str]:
-        """A Swagger document of all definitions, without paths: current clients read those from v3."""
+        """A Swagger document of all paths and definitions."""
         if "v2" not in self._documents:
-            names = [name for gv in self._group_versions() for name in openapi.definitions_of(*gv)]
-            made = {**openapi.schemas(names), **self._custom(*self._group_versions())}
+            served = tuple(self._group_versions())
+            names = [name for item in served for name in openapi.definitions_of(*item)]
+            made = {**openapi.schemas([*names, *operations.SHARED]), **self._custom(*served)}
             text = orjson.dumps(made).replace(b"#/components/schemas/", b"#/definitions/")
             others = [known.definitions for known in self.elsewhere.versions().values() if known]
             merged = {name: schema for one in others for name, schema in one.items()} | orjson.loads(text)
-            definitions = {name: swagger.to_v2(schema) for name, schema in merged.items()}
-            document = {"swagger": "2.0", "info": INFO, "paths": {}, "definitions": definitions}
+            paths = {path: item for gv in sorted(served) for path, item in self._paths(*gv).items()}
+            document = {
+                "swagger": "2.0",
+                "info": INFO,
+                "paths": swagger.paths_to_v2(paths),
+                "definitions": {name: swagger.to_v2(schema) for name, schema in merged.items()},
+            }
             self._documents["v2"] = _hashed(document)
             self._protobuf = b""
         return self._documents["v2"]
@@ -100,14 +105,27 @@ class OpenApi:
         return self._protobuf, digest
 
     def _document(self, group: str, version: str) -> Object:
-        paths: Object = {}
-        for kind in self._scheme:
-            if (kind.group, kind.version) == (group, version):
-                paths.update(_paths(kind))
         custom = self._custom((group, version))
-        shared = [OBJECT_META, LIST_META] if custom else []
-        schemas = {**openapi.schemas([*openapi.definitions_of(group, version), *shared]), **custom}
+        names = [*openapi.definitions_of(group, version), *operations.SHARED, OBJECT_META, LIST_META]
+        if any(name == "scale" for kind in self._kinds(group, version) for name in kind.subresources):
+            names.append(SCALE)
+        if not group:
+            names += [EVICTION, TOKEN_REQUEST]
+        schemas = {**openapi.schemas(names), **custom}
+        paths = self._paths(group, version)
         return {"openapi": "3.0.0", "info": INFO, "paths": paths, "components": {"schemas": schemas}}
+
+    def _paths(self, group: str, version: str) -> Object:
+        paths: Object = {}
+        for kind in self._kinds(group, version):
+            paths.update(operations.of_kind(kind))
+        for extra in self._extras:
+            if (extra.group, extra.version) == (group, version):
+                paths.update(operations.of_extra(extra))
+        return dict(sorted(paths.items()))
+
+    def _kinds(self, group: str, version: str) -> list[Kind]:
+        return [kind for kind in self._scheme if (kind.group, kind.version) == (group, version)]
 
     def _custom(self, *group_versions: tuple[str, str]) -> Object:
         """The schemas of custom resources in these group versions."""
@@ -121,85 +139,3 @@ class OpenApi:
 def _hashed(document: Object) -> tuple[bytes, str]:
     body = orjson.dumps(document)
     return body, hashlib.sha512(body).hexdigest()[:64].upper()
-
-
-def _paths(kind: Kind) -> Object:
-    root = f"/apis/{kind.group}/{kind.version}" if kind.group else f"/api/{kind.version}"
-    base = (
-        f"{root}/namespaces/{{namespace}}/{kind.resource}" if kind.namespaced else f"{root}/{kind.resource}"
-    )
-    out: Object = {
-        base: _methods(kind, {"get": "list", "post": "create", "delete": "deletecollection"}, named=False)
-    }
-    out[base + "/{name}"] = _methods(
-        kind, {"get": "get", "put": "update", "patch": "patch", "delete": "delete"}, named=True
-    )
-    if kind.namespaced:
-        out[f"{root}/{kind.resource}"] = _methods(kind, {"get": "list"}, named=False)
-    if "status" in kind.subresources:
-        out[base + "/{name}/status"] = _methods(
-            kind, {"get": "get", "put": "update", "patch": "patch"}, named=True
-        )
-    return out
-
-
-def _methods(kind: Kind, verbs: dict[str, str], *, named: bool) -> Object:
-    out: Object = {method: _operation(kind, verb) for method, verb in verbs.items() if verb in kind.verbs}
-    parameters = [
-        _path_parameter(name) for name, given in (("name", named), ("namespace", kind.namespaced)) if given
-    ]
-    out["parameters"] = parameters
-    return out
-
-
-def _operation(kind: Kind, verb: str) -> Object:
-    ref = (
-        definition_name(kind)
-        if isinstance(kind, CustomKind)
-        else definition_of(kind.group, kind.version, kind.kind)
-    )
-    schema: Object = {"$ref": f"#/components/schemas/{ref}"} if ref else {"type": "object"}
-    names = (
-        _LISTS
-        if verb in ("list", "deletecollection")
-        else (*_STRINGS, "force")
-        if verb == "patch"
-        else _STRINGS
-        if verb in ("create", "update")
-        else _STRINGS[2:]
-    )
-    area = kind.group.partition(".")[0].title() or "Core"
-    action = {"create": "post", "update": "put"}.get(verb, verb)
-    out: Object = {
-        "operationId": f"{verb}{area}{kind.version.title()}{kind.kind}",
-        "parameters": [
-            {
-                "name": name,
-                "in": "query",
-                "schema": {"type": "boolean" if name == "force" else "string", "uniqueItems": True},
-            }
-            for name in names
-        ],
-        "responses": {"200": {"description": "OK", "content": {JSON: {"schema": schema}}}},
-        "x-kubernetes-action": action,
-        "x-kubernetes-group-version-kind": {"group": kind.group, "version": kind.version, "kind": kind.kind},
-    }
-    if verb in ("create", "update"):
-        out["requestBody"] = {"required": True, "content": {"*/*": {"schema": schema}}}
-    if verb == "patch":
-        out["requestBody"] = {
-            "required": True,
-            "content": {media: {"schema": {"type": "object"}} for media in _patches(kind)},
-        }
-    return out
-
-
-def _patches(kind: Kind) -> tuple[str, ...]:
-    """kubectl reads here how it may patch: strategic merge needs the schema of a built-in kind."""
-    if isinstance(kind, CustomKind):
-        return tuple(media for media in PATCHES if "strategic" not in media)
-    return PATCHES
-
-
-def _path_parameter(name: str) -> Object:
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "uniqueItems": True}}

@@ -21,6 +21,8 @@ PROTOBUF = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
 PROTOBUF_ANSWER = PROTOBUF.replace("@", ".")
 """As it is answered: "@" is no character of a media type."""
 
+PRODUCED = ("application/json", "application/yaml", "application/vnd.kubernetes.protobuf")
+
 _TEXT, _DOUBLE, _NUMBER = range(3)
 # JSON name -> field number and kind, of the message Schema.
 _PLAIN: Mapping[str, tuple[int, int]] = {
@@ -67,18 +69,101 @@ def to_v2(schema: Schema) -> Schema:
     return out
 
 
+def paths_to_v2(paths: Schema) -> Schema:
+    """Paths of v3 in the words of v2: bodies are parameters, media types stand beside them."""
+    text = orjson.dumps(paths).replace(b"#/components/schemas/", b"#/definitions/")
+    out: Schema = orjson.loads(text)
+    for item in out.values():
+        item["parameters"] = [_parameter_to_v2(each) for each in item["parameters"]]
+        for method, operation in item.items():
+            if method != "parameters":
+                item[method] = _operation_to_v2(operation)
+    return out
+
+
+def _operation_to_v2(operation: Schema) -> Schema:
+    parameters = [_parameter_to_v2(each) for each in operation["parameters"]]
+    out = {**operation, "schemes": ["https"], "consumes": ["*/*"], "produces": list(PRODUCED)}
+    if body := out.pop("requestBody", None):
+        out["consumes"] = list(body["content"])
+        schema = next(iter(body["content"].values()))["schema"]
+        required = {"required": True} if body.get("required") else {}
+        parameters.insert(0, {"name": "body", "in": "body", **required, "schema": schema})
+    out["parameters"] = parameters
+    out["responses"] = {
+        code: {
+            "description": answer["description"],
+            "schema": next(iter(answer["content"].values()))["schema"],
+        }
+        for code, answer in operation["responses"].items()
+    }
+    return out
+
+
+def _parameter_to_v2(parameter: Schema) -> Schema:
+    return {**{key: value for key, value in parameter.items() if key != "schema"}, **parameter["schema"]}
+
+
 def encode(document: Mapping[str, Any]) -> bytes:
-    """A document without paths, as bytes."""
+    """A document as bytes."""
     info = document["info"]
     definitions = b"".join(_named(1, name, _schema(each)) for name, each in document["definitions"].items())
     return b"".join(
         (
             _text(1, document["swagger"]),
             wire.delimited(2, _text(1, info["title"]) + _text(2, info["version"])),
-            wire.delimited(8, b""),
+            wire.delimited(
+                8, b"".join(_named(2, path, _item(item)) for path, item in document["paths"].items())
+            ),
             wire.delimited(9, definitions),
         )
     )
+
+
+# Methods of a PathItem, and members of an Operation, by field number.
+_METHODS = {"get": 2, "put": 3, "post": 4, "delete": 5, "patch": 8}
+_LISTS = {"tags": 1, "produces": 6, "consumes": 7, "schemes": 10}
+
+
+def _item(item: Mapping[str, Any]) -> bytes:
+    methods = [
+        wire.delimited(number, _operation(item[name])) for name, number in _METHODS.items() if name in item
+    ]
+    return b"".join((*methods, *(wire.delimited(9, _parameter(each)) for each in item["parameters"])))
+
+
+def _operation(operation: Mapping[str, Any]) -> bytes:
+    texts = [_text(number, word) for name, number in _LISTS.items() for word in operation[name]]
+    parameters = [wire.delimited(8, _parameter(each)) for each in operation["parameters"]]
+    answers = [
+        _named(1, code, wire.delimited(1, _text(1, each["description"]) + _answered(each["schema"])))
+        for code, each in operation["responses"].items()
+    ]
+    extensions = [_named(13, name, _any(value)) for name, value in operation.items() if name.startswith("x-")]
+    return b"".join(
+        (
+            *texts,
+            _text(5, operation["operationId"]),
+            *parameters,
+            wire.delimited(9, b"".join(answers)),
+            *extensions,
+        )
+    )
+
+
+def _answered(schema: Mapping[str, Any]) -> bytes:
+    return wire.delimited(2, wire.delimited(1, _schema(schema)))
+
+
+def _parameter(parameter: Mapping[str, Any]) -> bytes:
+    """A ParametersItem: which of its messages, and whose numbers, depends on where the parameter stands."""
+    required = wire.integer(4 if parameter["in"] == "body" else 1, int(parameter.get("required", False)))
+    if parameter["in"] == "body":
+        body = _text(2, parameter["name"]) + _text(3, "body") + required
+        return wire.delimited(1, wire.delimited(1, body + wire.delimited(5, _schema(parameter["schema"]))))
+    sort, oneof = (6, 3) if parameter["in"] == "query" else (5, 4)
+    text = required + _text(2, parameter["in"]) + _text(4, parameter["name"]) + _text(sort, parameter["type"])
+    return wire.delimited(1, wire.delimited(2, wire.delimited(oneof, text)))
 
 
 def _schema(schema: Mapping[str, Any]) -> bytes:

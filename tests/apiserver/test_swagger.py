@@ -72,7 +72,7 @@ def test_a_document_as_protobuf() -> None:
         "x-kubernetes-group-version-kind": [{"kind": "K"}],
     }
     info = {"title": "t", "version": "v"}
-    document = {"swagger": "2.0", "info": info, "definitions": {"name": schema}}
+    document = {"swagger": "2.0", "info": info, "definitions": {"name": schema}, "paths": {}}
     made = dict(fields(swagger.encode(document)))
     assert made[1] == b"2.0" and fields(made[2]) == [(1, b"t"), (2, b"v")]
     [(_, pair)] = fields(made[9])
@@ -111,8 +111,11 @@ def test_the_form_that_is_asked_for(accepted: str, answered: str) -> None:
 
 def test_every_reference_leads_somewhere_and_stands_alone() -> None:
     async def test(api: Harness) -> None:
-        definitions = (await api.ok("GET", "/openapi/v2"))["definitions"]
-        for schema in definitions.values():
+        document = await api.ok("GET", "/openapi/v2")
+        definitions, operations = document["definitions"], [*operations_of(document)]
+        bodies = [each["schema"] for one in operations for each in one["parameters"] if each["in"] == "body"]
+        answers = [answer["schema"] for one in operations for answer in one["responses"].values()]
+        for schema in [*definitions.values(), *bodies, *answers]:
             for each in below(schema):
                 if "$ref" in each:
                     assert each["$ref"].removeprefix("#/definitions/") in definitions
@@ -120,6 +123,79 @@ def test_every_reference_leads_somewhere_and_stands_alone() -> None:
         await api.fails(406, "NotAcceptable", "GET", "/openapi/v2", headers={"accept": "text/html"})
 
     run(test)
+
+
+def operations_of(document: dict[str, Any]) -> list[dict[str, Any]]:
+    items = document["paths"].values()
+    return [found for item in items for name, found in item.items() if name != "parameters"]
+
+
+def test_operations_have_the_ids_that_clients_are_generated_from() -> None:
+    async def test(api: Harness) -> None:
+        document = await api.ok("GET", "/openapi/v2")
+        ids = [operation["operationId"] for operation in operations_of(document)]
+        assert len(ids) == len(set(ids)) > 700
+        assert {
+            *("listCoreV1NamespacedPod", "listCoreV1PodForAllNamespaces", "readCoreV1Node"),
+            *("deleteAppsV1CollectionNamespacedDeployment", "replaceCoreV1NamespaceFinalize"),
+            *("patchAppsV1NamespacedDeploymentScale", "createCoreV1NamespacedPodEviction"),
+            *(
+                "connectCoreV1GetNamespacedPodExec",
+                "connectCoreV1PutNodeProxyWithPath",
+                "readCoreV1NamespacedPodLog",
+            ),
+            *("watchRbacAuthorizationV1NamespacedRoleList", "watchCoreV1PodListForAllNamespaces"),
+            *("createCoreV1NamespacedServiceAccountToken", "createAuthorizationV1SelfSubjectAccessReview"),
+        } <= set(ids)
+
+    run(test)
+
+
+def test_every_path_of_a_named_object_is_answered() -> None:
+    """What the document promises is there: no 405, and no 404 that knows no such resource."""
+
+    async def test(api: Harness) -> None:
+        document = await api.ok("GET", "/openapi/v2")
+        for path in document["paths"]:
+            if "get" not in document["paths"][path] or "/watch/" in path:
+                continue
+            answer = await api.call("GET", path.format(name="x", namespace="default", path="p"))
+            found = answer.json()
+            assert answer.status_code != 405, path
+            assert "requested resource" not in found.get("message", ""), path
+
+    run(test)
+
+
+def test_older_kubectl_finds_in_protobuf_that_a_dry_run_is_known() -> None:
+    """As it looks: a PATCH with the kind's extension that has a query parameter dryRun."""
+
+    async def test(api: Harness) -> None:
+        answer = await api.call("GET", "/openapi/v2", headers={"accept": swagger.PROTOBUF})
+        supported = set()
+        for _, entry in fields(dict(fields(answer.content))[8]):
+            patch = dict(fields(dict(fields(entry))[2])).get(8)
+            if patch is None:
+                continue
+            extensions = [fields(value) for number, value in fields(patch) if number == 13]
+            kinds = [
+                fields(value)[0][1] for (_, name), (_, value) in extensions if name.endswith(b"version-kind")
+            ]
+            if b"dryRun" in [query_name(value) for number, value in fields(patch) if number == 8]:
+                supported |= {bytes(kind) for kind in kinds}
+        assert b'{"group":"","version":"v1","kind":"ConfigMap"}' in supported and len(supported) > 40
+
+    run(test)
+
+
+def query_name(parameter: bytes) -> bytes:
+    """Of a ParametersItem: parameter (1), its non-body form (2), of a query (3), name (4)."""
+    for number in (1, 2, 3, 4):
+        found = dict(fields(parameter)).get(number)
+        if found is None:
+            return b""
+        parameter = found
+    return parameter
 
 
 def below(schema: dict[str, Any]) -> list[dict[str, Any]]:

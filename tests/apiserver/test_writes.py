@@ -133,6 +133,15 @@ def test_generation_counts_changes_of_spec_and_status_is_apart() -> None:
         scaled = await api.ok("GET", f"{path}/d/scale")
         assert scaled["status"] == {"replicas": 5, "selector": "a=b"}
         await api.ok("PUT", f"{path}/d/scale", {**scaled, "spec": {"replicas": 3}})
+        table = {"accept": "application/json;as=Table;v=v1;g=meta.k8s.io"}
+        shown = await api.ok("GET", f"{path}/d/scale", headers=table)
+        assert [column["name"] for column in shown["columnDefinitions"]] == [
+            "Name",
+            "Desired",
+            "Available",
+            "Age",
+        ]
+        assert shown["rows"][0]["cells"][:2] == ["d", 3]
         after = await api.ok("GET", f"{path}/d")
         assert after["spec"]["replicas"] == 3 and after["metadata"]["generation"] == 2
         assert after["status"]["replicas"] == 5
