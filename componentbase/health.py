@@ -60,6 +60,11 @@ class Health:
         """Add a check to `/healthz`, and to `/livez` and `/readyz` as told."""
         self._entries[name] = _Entry(name, check, live, ready)
 
+    def paths(self) -> set[str]:
+        """The path of every check."""
+        probes = ("healthz", "livez", "readyz")
+        return {f"/{probe}/{entry.name}" for probe in probes for entry in self._selected(probe)}
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             raise ValueError(f"cannot serve scope type {scope['type']!r}")

@@ -4,6 +4,7 @@ the caller wins.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,7 +16,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from apimachinery import errors
-from apiserver.auth.user import ANONYMOUS_USER, User, authenticated
+from apiserver.auth.user import ANONYMOUS_USER, EXTRA_CREDENTIAL, User, authenticated
 from componentbase import tlsutil
 
 TokenCheck = Callable[[str], User | None]
@@ -36,7 +37,9 @@ def user_of_certificate(der: bytes) -> User | None:
     identity = tlsutil.identity(der)
     if not identity.common_name:
         return None
-    return authenticated(User(identity.common_name, identity.organizations))
+    fingerprint = f"X509SHA256={hashlib.sha256(der).hexdigest()}"
+    extra = {EXTRA_CREDENTIAL: (fingerprint,)}
+    return authenticated(User(identity.common_name, identity.organizations, extra=extra))
 
 
 def certificates(pem: bytes) -> list[x509.Certificate]:

@@ -18,7 +18,7 @@ import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from apiserver.auth.user import User, service_account
+from apiserver.auth.user import EXTRA_CREDENTIAL, User, service_account
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
@@ -30,7 +30,6 @@ LEEWAY = 60.0
 CACHE_SECONDS, CACHE_SIZE = 10.0, 4096
 EXTRA_POD, EXTRA_POD_UID = "authentication.kubernetes.io/pod-name", "authentication.kubernetes.io/pod-uid"
 EXTRA_NODE, EXTRA_NODE_UID = "authentication.kubernetes.io/node-name", "authentication.kubernetes.io/node-uid"
-EXTRA_CREDENTIAL = "authentication.kubernetes.io/credential-id"
 
 
 class UnusableKey(ValueError):

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 ANONYMOUS = "system:anonymous"
 AUTHENTICATED, UNAUTHENTICATED = "system:authenticated", "system:unauthenticated"
 MASTERS, NODES = "system:masters", "system:nodes"
+EXTRA_CREDENTIAL = "authentication.kubernetes.io/credential-id"
+"""Names the credential, never it: a certificate's fingerprint, a token's id (KEP-4193)."""
 NODE_PREFIX = "system:node:"
 SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import sys
-import uuid
 from pathlib import Path
 
 import orjson
@@ -24,7 +23,7 @@ class AuditLog:
             "kind": "Event",
             "apiVersion": "audit.k8s.io/v1",
             "level": "Metadata",
-            "auditID": request.headers.get("audit-id") or str(uuid.uuid4()),
+            "auditID": request.audit_id,
             "stage": "ResponseComplete",
             "requestURI": info.path,
             "verb": info.verb,

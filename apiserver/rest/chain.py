@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from apiserver.auth.user import User
 from apiserver.rest.flow import FlowControl, is_long_running
 from apiserver.rest.info import RequestInfo, parse
 from apiserver.rest.message import (
+    STATE,
     Answer,
     App,
     Joined,
@@ -34,6 +36,8 @@ from apiserver.rest.message import (
     failure,
     head_of,
     make_headers,
+    prettified,
+    wants_pretty,
 )
 from apiserver.rest.meters import Meters
 from componentbase import metrics
@@ -41,7 +45,6 @@ from componentbase import metrics
 logger = logging.getLogger("apiserver.chain")
 
 REQUEST_TIMEOUT = 60.0
-STATE = "hardway.request"
 
 Handler = Callable[[Request], Awaitable[Answer]]
 
@@ -101,6 +104,8 @@ class Chain:
         if isinstance(answer, Response):
             if request.method == "HEAD":
                 answer.body = b""
+            elif wants_pretty(request.info, request.headers.get("user-agent", "")):
+                answer = prettified(answer)
             await _send_whole(send, answer, request)
         elif isinstance(answer, Stream):
             with LONG.labels(request.info.verb, request.info.resource).track_inprogress():
@@ -117,6 +122,7 @@ class Chain:
         try:
             info = parse(scope["method"], scope["raw_path"].decode("latin-1"), scope["query_string"])
             request = Request(scope, receive, info, make_headers(scope))
+            request.audit_id = request.headers.get("audit-id") or str(uuid.uuid4())
             if is_long_running(info):
                 return request, await self._answer(request, send)
             async with asyncio.timeout(REQUEST_TIMEOUT):
@@ -184,6 +190,8 @@ def _head(answer: Response | Stream, request: Request | None) -> list[tuple[byte
     if request is None:
         return head_of(answer, [])
     head = head_of(answer, request.warnings)
+    if request.audit_id:
+        head.append((b"audit-id", request.audit_id.encode("latin-1")))
     return head if request.place is None else [*head, *request.place.headers]
 
 

@@ -20,6 +20,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MAX_BODY = 3 * 1024 * 1024
 JSON = "application/json"
+STATE = "hardway.request"
+"""Where the ASGI scope holds the Request."""
 TEXT = "text/plain; charset=utf-8"
 
 
@@ -44,6 +46,7 @@ class Request:
     annotations: dict[str, str] = field(default_factory=dict)  # for the audit log
     authorize: Callable[[RequestInfo], None] = _allow
     place: Any = None  # rest/flow.py's Place, once it is known
+    audit_id: str = ""
 
     @property
     def method(self) -> str:
@@ -141,11 +144,36 @@ Answer = Response | Stream | Taken
 
 
 def ok(obj: Any, status: int = 200) -> Response:
-    return Response(status, orjson.dumps(obj))
+    return Response(status, encode(obj))
+
+
+def encode(obj: Any, *, pretty: bool = False) -> bytes:
+    """JSON as Go's encoder ends it: with a newline, unless it is for people."""
+    return orjson.dumps(obj, option=orjson.OPT_INDENT_2 if pretty else orjson.OPT_APPEND_NEWLINE)
+
+
+PEOPLE = ("curl", "Wget", "Mozilla/5.0")
+TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+
+
+def wants_pretty(info: RequestInfo, agent: str) -> bool:
+    """Whether JSON is to be indented: by `?pretty=`, and for command-line tools and browsers unless that says
+    otherwise.
+    """
+    asked = info.first("pretty")
+    return asked in TRUE if asked else agent.startswith(PEOPLE)
+
+
+def prettified(answer: Response) -> Response:
+    """The same document, indented."""
+    if answer.content_type == JSON and answer.body:
+        whole = answer.body if isinstance(answer.body, bytes) else b"".join(answer.body)
+        answer.body = encode(orjson.loads(whole), pretty=True)
+    return answer
 
 
 def failure(error: StatusError) -> Response:
-    return Response(error.code, orjson.dumps(error.status) + b"\n", JSON, dict(error.headers))
+    return Response(error.code, encode(error.status), JSON, dict(error.headers))
 
 
 def warning_header(text: str) -> bytes:

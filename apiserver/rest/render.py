@@ -13,7 +13,7 @@ from apimachinery import errors, table
 from apimachinery.scheme import Kind
 from apiserver.registry.reading import Listing
 from apiserver.rest import protobuf
-from apiserver.rest.message import JSON, PIECE, Joined, Response
+from apiserver.rest.message import JSON, PIECE, Joined, Response, encode
 from apiserver.rest.negotiate import PARTIAL, PARTIAL_LIST, TABLE, Form
 from apiserver.storage.watchcache import PLAIN as PLAIN_FRAMES
 from apiserver.storage.watchcache import Renderer
@@ -51,7 +51,7 @@ def listing_response(kind: Kind, listing: Listing, form: Form, include: table.In
         return respond(table.partial_metadata_list(decoded, fields), form)
     head = {"kind": kind.list_kind, "apiVersion": kind.api_version, "metadata": fields}
     items = [entry.data for entry in listing.entries]
-    body = Joined(orjson.dumps(head)[:-1] + b',"items":[', items, b"]}")
+    body = Joined(orjson.dumps(head)[:-1] + b',"items":[', items, b"]}\n")
     if form != Form():
         return respond(orjson.loads(b"".join(body)), form)
     return Response(200, body if len(body) > PIECE else b"".join(body))
@@ -70,7 +70,7 @@ def object_response(
 def bytes_response(kind: Kind, data: bytes, form: Form, include: table.IncludeObject) -> Response:
     """An object that is encoded already; its bytes go out as they are when no other form is asked for."""
     if form == Form():
-        return Response(200, data)
+        return Response(200, data + b"\n")
     return object_response(kind, orjson.loads(data), form, include)
 
 
@@ -79,7 +79,7 @@ def respond(obj: Object, form: Form, status: int = 200) -> Response:
         return Response(status, yaml.safe_dump(obj, sort_keys=False).encode(), "application/yaml")
     if form.protobuf:
         return Response(status, protobuf.write(obj), protobuf.MEDIA_TYPE)
-    return Response(status, orjson.dumps(obj), JSON)
+    return Response(status, encode(obj), JSON)
 
 
 def event_renderer(kind: Kind, form: Form, include: table.IncludeObject) -> Renderer:

@@ -4,11 +4,12 @@ the same checks.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from apimachinery import errors
+from apimachinery import errors, meta
 from apimachinery.errors import Cause
 from apimachinery.schema.decode import decode
 from apiserver.auth.authorize import Attributes, Decision, Union, refusal
@@ -52,7 +53,15 @@ class Reviews:
 
     async def self_review(self, request: Request) -> Answer:
         review = await self._read(request, AUTHN, "SelfSubjectReview")
-        return ok({**review, "status": {"userInfo": request.user.as_dict()}}, 201)
+        made = meta.now_rfc3339(time.time())
+        return ok(
+            {
+                **review,
+                "metadata": {"creationTimestamp": made},
+                "status": {"userInfo": request.user.as_dict()},
+            },
+            201,
+        )
 
     async def token(self, request: Request) -> Answer:
         review = await self._read(request, AUTHN, "TokenReview")

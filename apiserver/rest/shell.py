@@ -15,9 +15,8 @@ from starlette.routing import Route
 
 from apimachinery import errors
 from apimachinery.errors import StatusError
-from apiserver.rest import discovery, render, swagger
-from apiserver.rest.message import JSON, Receive, Scope, Send, failure
-from apiserver.rest.negotiate import Form
+from apiserver.rest import discovery, swagger
+from apiserver.rest.message import JSON, STATE, Receive, Request, Scope, Send, encode, failure, wants_pretty
 from apiserver.rest.openapi import OpenApi
 from componentbase.health import Health
 
@@ -40,8 +39,10 @@ def build(
 
     @app.get("/")
     async def index() -> HttpResponse:
-        groups = {f"/apis/{group}/{version}" for group, version in found.group_versions() if group}
-        return HttpResponse(orjson.dumps({"paths": sorted(paths | groups)}), media_type=JSON)
+        versions = [item for item in found.group_versions() if item[0]]
+        groups = {f"/apis/{group}/{version}" for group, version in versions}
+        groups |= {f"/apis/{group}" for group, _ in versions} | health.paths()
+        return HttpResponse(encode({"paths": sorted(paths | groups)}, pretty=True), media_type=JSON)
 
     documents = Documents(found)
     for root in ("/api", "/apis"):
@@ -108,18 +109,22 @@ class Documents:
         self._found = found
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        accepted = dict(scope["headers"]).get(b"accept", b"").decode("latin-1")
+        request: Request = scope[STATE]
+        accepted = request.headers.get("accept", "")
+        pretty = wants_pretty(request.info, request.headers.get("user-agent", ""))
         parts = [part for part in scope["raw_path"].decode("latin-1").split("?")[0].split("/") if part]
         response = (
-            self._answer(parts, accepted) if scope["method"] in ("GET", "HEAD") else _status(_not_found())
+            self._answer(parts, accepted, pretty)
+            if scope["method"] in ("GET", "HEAD")
+            else _status(_not_found())
         )
         await response(scope, receive, send)
 
-    def _answer(self, parts: list[str], accepted: str) -> HttpResponse:
+    def _answer(self, parts: list[str], accepted: str, pretty: bool) -> HttpResponse:
         if len(parts) == 1:
             version = aggregated_version(accepted)
             if version:
-                body = orjson.dumps(self._found.aggregated(version, core=parts[0] == "api"))
+                body = encode(self._found.aggregated(version, core=parts[0] == "api"), pretty=pretty)
                 media = f"{JSON};g={discovery.AGGREGATED_GROUP};v={version};as=APIGroupDiscoveryList"
                 return HttpResponse(body, media_type=media, headers={"vary": "Accept"})
             found: dict[str, Any] | None = (
@@ -133,8 +138,7 @@ class Documents:
             )
         if found is None:
             return _status(_not_found())
-        answer = render.respond(found, Form())
-        return HttpResponse(answer.body, media_type=JSON, headers={"vary": "Accept"})
+        return HttpResponse(encode(found, pretty=pretty), media_type=JSON, headers={"vary": "Accept"})
 
 
 def aggregated_version(accepted: str) -> str:

@@ -306,6 +306,7 @@ def test_reviews_answer_what_the_authorizer_would() -> None:
         await api.fails(422, "Invalid", "POST", path, {"spec": {}})
         who = await api.ok("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", {}, user="x;a,b")
         assert who["status"]["userInfo"] == {"username": "x", "groups": ["a", "b", "system:authenticated"]}
+        assert who["metadata"]["creationTimestamp"].endswith("Z")
 
     run(test)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,8 @@ def test_the_authority_of_a_certificate_decides_what_it_may_say(tmp_path: Path) 
     assert (alice.name, alice.groups[:2], alice.extra) == ("alice", ("a", "b"), {"team": ("blue",)})
     admin = authenticator.authenticate(der("admin"), said)
     assert admin.name == tlsutil.identity(der("admin")).common_name and "system:masters" in admin.groups
+    fingerprint = hashlib.sha256(der("admin")).hexdigest()
+    assert admin.extra == {"authentication.kubernetes.io/credential-id": (f"X509SHA256={fingerprint}",)}
     with pytest.raises(StatusError) as refused:
         authenticator.authenticate(der("etcd-client"), said)
     assert refused.value.code == 401
