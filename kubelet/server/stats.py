@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,10 +39,8 @@ async def summary(kubelet: Kubelet) -> Object:
     """The Summary object (stats v1alpha1), CPU and memory filled in. Raises `RuntimeFailure`."""
     now = kubelet.clock.now()
     pods: dict[str, list[pb.ContainerStats]] = defaultdict(list)
-    for stats in await kubelet.runtime.container_stats():
-        uid = stats.attributes.labels.get(observed.POD_UID)
-        if uid:
-            pods[uid].append(stats)
+    for uid, stats in living(await kubelet.runtime.container_stats()):
+        pods[uid].append(stats)
     left = free(kubelet.settings.root)
     used = kubelet.machine.memory - left.memory
     node = {
@@ -52,6 +50,18 @@ async def summary(kubelet: Kubelet) -> Object:
         "fs": {"time": stamp(now), "availableBytes": left.disk, "capacityBytes": kubelet.machine.disk},
     }
     return {"node": node, "pods": [_pod(uid, found) for uid, found in pods.items()]}
+
+
+def living(found: Iterable[pb.ContainerStats]) -> Iterator[tuple[str, pb.ContainerStats]]:
+    """Containers of pods that have figures, with their pod's uid: of several by one name, of which all but
+    one have ended, the latest. One that has ended has a sample of no time.
+    """
+    latest: dict[tuple[str, str], pb.ContainerStats] = {}
+    for stats in sorted(found, key=lambda each: int(each.cpu.timestamp)):
+        uid = stats.attributes.labels.get(observed.POD_UID)
+        if uid and stats.cpu.timestamp:
+            latest[uid, stats.attributes.labels.get(observed.CONTAINER_NAME, "")] = stats
+    return ((uid, stats) for (uid, _), stats in latest.items())
 
 
 def _pod(uid: str, found: list[pb.ContainerStats]) -> Object:

@@ -28,8 +28,9 @@ from kubelet.node.eviction import (
 )
 from kubelet.node.imagegc import ImageLedger, Policy, excess
 from kubelet.node.machine import Free, Machine, free
+from kubelet.pods import observed
 from kubelet.pods.sysctls import forbidden_sysctl
-from kubelet.server.stats import exposition
+from kubelet.server.stats import exposition, living
 from tests.kubeclient.loops import eventually
 from tests.kubelet.builders import container, pod
 from tests.kubelet.world import NODE, World
@@ -203,6 +204,26 @@ def test_resource_metrics() -> None:
     assert 'container_start_time_seconds{container="c",namespace="ns",pod="p"} 7.0' in lines
     assert "node_memory_working_set_bytes 42 2000" in lines
     assert "resource_scrape_error 0" in lines
+
+
+def test_of_containers_by_one_name_the_latest_has_figures_and_one_that_ended_has_none() -> None:
+    """Samples without a time and twice the same series are refused by Prometheus."""
+
+    def stats(name: str, timestamp: int, uid: str = "u") -> pb.ContainerStats:
+        made = pb.ContainerStats()
+        made.attributes.labels.update({observed.POD_UID: uid, observed.CONTAINER_NAME: name})
+        made.cpu.timestamp = timestamp
+        return made
+
+    found = [
+        stats("c", 7),
+        stats("c", 9),
+        stats("c", 0),
+        stats("ended", 0),
+        stats("c", 5, "v"),
+        stats("x", 3, ""),
+    ]
+    assert sorted((uid, each.cpu.timestamp) for uid, each in living(found)) == [("u", 9), ("v", 5)]
 
 
 def test_a_node_short_of_memory_evicts_and_says_so(
