@@ -20,7 +20,7 @@ from kubeclient.http1.message import IDEMPOTENT, Answer, NotSent, Request, Strea
 
 CONNECT_TIMEOUT = 5.0
 """Seconds for a connection, handshake included."""
-LIMIT = 64
+LIMIT = 32
 """Requests under way at once. More would only wait in the server's queue instead of ours."""
 KEEP_ALIVE = 60.0
 """Seconds a connection may have been idle to be used again. Below the server's idle limit, so that it is not
