@@ -22,7 +22,7 @@ PATH = Path(__file__).resolve().parents[1] / "docs" / "api.md"
 # What kube-apiserver serves by default (stable groups), as `group/version resource`, and where it stands
 # here.
 # A test refuses an entry that is served by now.
-NOT_SERVED: tuple[tuple[str, str, str], ...] = (("v1", "componentstatuses", "deprecated since 1.19"),)
+NOT_SERVED: tuple[tuple[str, str, str], ...] = ()
 NOT_SERVED_PARTS = (
     ("Services of two families", "addresses come from ranges of the family of `--service-cluster-ip-range`"),
     ("type checking of policies (`status.typeChecking`)", "expressions are dynamically typed"),
@@ -116,11 +116,12 @@ def _admission() -> Iterator[str]:
 def _missing() -> Iterator[str]:
     yield "## Served by Kubernetes, not here"
     yield ""
-    yield "| group version | resource | why |"
-    yield "| --- | --- | --- |"
-    for group_version, resource, why in NOT_SERVED:
-        yield f"| {group_version} | {resource} | {why} |"
-    yield ""
+    if NOT_SERVED:
+        yield "| group version | resource | why |"
+        yield "| --- | --- | --- |"
+        for group_version, resource, why in NOT_SERVED:
+            yield f"| {group_version} | {resource} | {why} |"
+        yield ""
     yield "Parts of what is served:"
     yield ""
     for name, why in NOT_SERVED_PARTS:

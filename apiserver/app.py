@@ -38,10 +38,11 @@ from apiserver.registry.subresources import Subresources
 from apiserver.rest import discovery, kubelet, reviews, shell
 from apiserver.rest.audit import AuditLog
 from apiserver.rest.chain import Chain
+from apiserver.rest.componentstatus import BESIDE, ComponentStatuses, Unhealthy, over_https
 from apiserver.rest.flow import FlowControl
 from apiserver.rest.openapi import OpenApi
 from apiserver.rest.proxy import BackendProxy
-from apiserver.rest.resources import Resources
+from apiserver.rest.resources import Asked, Resources
 from apiserver.rest.tokenrequest import TokenRequests
 from apiserver.rest.verbs import Verbs
 from apiserver.rest.watch import Watches
@@ -49,7 +50,7 @@ from apiserver.storage import transform
 from apiserver.storage.cacher import Cacher
 from apiserver.storage.compactor import compact_forever
 from apiserver.storage.etcd import EtcdStore
-from apiserver.storage.interface import PREFIX, Store
+from apiserver.storage.interface import PREFIX, StorageError, Store
 from componentbase import log, tasks, tlsutil
 from componentbase.health import Health
 from componentbase.http.server import serve
@@ -146,6 +147,17 @@ class Server:
         check = self.verifier.user if self.verifier else None
         return Authenticator(authority, proxy, check, values.anonymous_auth)
 
+    def _components(self) -> ComponentStatuses:
+        async def store() -> str:
+            try:
+                await self.store.current_revision()
+            except StorageError as error:
+                raise Unhealthy(str(error)) from error
+            return "ok"
+
+        beside = {name: over_https(port) for name, port in BESIDE.items()}
+        return ComponentStatuses({**beside, "etcd-0": store})
+
     def _health(self) -> Health:
         health = Health()
 
@@ -171,7 +183,11 @@ class Server:
         values, verbs = self.values, Verbs(self.registry, self.watches)
         asked = reviews.Reviews(self.authorizer, self.rbac, self.verifier)
         parts = Subresources(self.registry, verbs, self.scheme)
-        virtual = {**asked.table(), ("", "v1", "bindings"): parts.bind_named}
+        virtual: dict[tuple[str, str, str], Asked] = {
+            key: {"create": ask} for key, ask in asked.table().items()
+        }
+        virtual[("", "v1", "bindings")] = {"create": parts.bind_named}
+        virtual[("", "v1", "componentstatuses")] = self._components().table()
         table = {**parts.table(), **self._node_proxy().table()}
         table.update(BackendProxy(self.registry, self.scheme).table())
         table[("", "serviceaccounts", "token")] = {"create": self._token_requests(verbs)}

@@ -26,6 +26,7 @@ class Extra(NamedTuple):
     kind: str
     namespaced: bool
     verbs: tuple[str, ...] = ("create",)
+    short_names: tuple[str, ...] = ()
 
 
 SUBRESOURCE_KINDS: Mapping[str, tuple[str, str, str, tuple[str, ...]]] = {
@@ -107,15 +108,14 @@ class Discovery:
             items.append(_resource(kind))
             items += [_subresource(kind, name) for name in kind.subresources]
         for extra in self._of(group, version):
-            items.append(
-                {
-                    "name": extra.resource,
-                    "singularName": extra.kind.lower(),
-                    "namespaced": extra.namespaced,
-                    "kind": extra.kind,
-                    "verbs": list(extra.verbs),
-                }
-            )
+            item = {
+                "name": extra.resource,
+                "singularName": extra.kind.lower(),
+                "namespaced": extra.namespaced,
+                "kind": extra.kind,
+                "verbs": list(extra.verbs),
+            }
+            items.append(item | _short_names(extra))
         name = f"{group}/{version}" if group else version
         return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": name, "resources": items}
 
@@ -215,7 +215,12 @@ def _aggregated_extra(extra: Extra) -> Object:
         "scope": "Namespaced" if extra.namespaced else "Cluster",
         "singularResource": extra.kind.lower(),
         "verbs": list(extra.verbs),
+        **_short_names(extra),
     }
+
+
+def _short_names(extra: Extra) -> Object:
+    return {"shortNames": list(extra.short_names)} if extra.short_names else {}
 
 
 def subresource_kind(kind: Kind, name: str) -> tuple[str, str, str, tuple[str, ...]]:

@@ -130,14 +130,19 @@ def of_kind(kind: Kind) -> Object:
 
 
 def of_extra(extra: Extra) -> Object:
-    """The path of what is only asked: a POST."""
+    """The paths of what is not stored."""
     root = f"/apis/{extra.group}/{extra.version}" if extra.group else f"/api/{extra.version}"
     path = f"{root}{'/namespaces/{namespace}' if extra.namespaced else ''}/{extra.resource}"
     schema = definition_of(extra.group, extra.version, extra.kind) or ""
-    target = Target(extra.group, extra.version, extra.kind, schema)
+    listed = definition_of(extra.group, extra.version, f"{extra.kind}List") or ""
+    target = Target(extra.group, extra.version, extra.kind, schema, listed)
     writer = _Writer(title(extra.group, extra.version), tag(extra.group, extra.version))
     word = f"{'Namespaced' if extra.namespaced else ''}{extra.kind}"
-    return {path: writer.item(path, target, extra.verbs, ("create",), word)}
+    out = {path: writer.item(path, target, extra.verbs, ("create", "list"), word)}
+    if "get" in extra.verbs:
+        named = path + "/{name}"
+        out[named] = writer.item(named, target, extra.verbs, ("get",), word)
+    return out
 
 
 def _target(kind: Kind) -> Target:

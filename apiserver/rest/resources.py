@@ -14,13 +14,18 @@ from apiserver.rest.verbs import Verbs, unknown_resource
 Endpoint = Callable[[Request, Kind], Awaitable[Answer]]
 # (group or "*", resource or "*", subresource) -> verb -> endpoint
 Subresources = Mapping[tuple[str, str, str], Mapping[str, Endpoint]]
-Virtual = Mapping[tuple[str, str, str], Callable[[Request], Awaitable[Answer]]]
+Asked = Mapping[str, Callable[[Request], Awaitable[Answer]]]  # by verb
+Virtual = Mapping[tuple[str, str, str], Asked]
+
+DEPRECATED = {
+    ("", "v1", "componentstatuses"): "v1 ComponentStatus is deprecated in v1.19+",
+    ("", "v1", "endpoints"): "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
+}
+"""What whoever asks for these is warned of."""
 
 
 class Resources:
-    """`virtual` are the resources that are only asked, never stored (access reviews): create is their one
-    verb.
-    """
+    """`virtual` are the resources that are only asked, never stored (access reviews), each with its verbs."""
 
     def __init__(
         self,
@@ -48,11 +53,14 @@ class Resources:
 
     async def __call__(self, request: Request) -> Answer:
         info = request.info
-        ask = self._virtual.get((info.group, info.version, info.resource))
-        if ask is not None and not info.subresource:
-            if info.verb != "create":
+        asked = (info.group, info.version, info.resource)
+        if asked in DEPRECATED:
+            request.warnings.append(DEPRECATED[asked])
+        virtual = self._virtual.get(asked)
+        if virtual is not None and not info.subresource:
+            if info.verb not in virtual:
                 raise errors.method_not_supported(info.group, info.resource, info.verb)
-            return await ask(request)
+            return await virtual[info.verb](request)
         kind = await self._find(info)
         if kind is None or not _scope_fits(kind, info):
             raise unknown_resource()

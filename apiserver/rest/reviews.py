@@ -26,6 +26,7 @@ AUTHN, AUTHZ = "authentication.k8s.io", "authorization.k8s.io"
 
 EXTRAS = (
     Extra("", "v1", "bindings", "Binding", True),
+    Extra("", "v1", "componentstatuses", "ComponentStatus", False, ("get", "list"), ("cs",)),
     Extra(AUTHN, "v1", "selfsubjectreviews", "SelfSubjectReview", False),
     Extra(AUTHN, "v1", "tokenreviews", "TokenReview", False),
     Extra(AUTHZ, "v1", "localsubjectaccessreviews", "LocalSubjectAccessReview", True),
