@@ -148,7 +148,8 @@ def haproxy_config(topology: Topology, host: Host) -> str:
     """TCP through to whichever apiservers say they are ready; TLS is theirs, from end to end.
 
     A server that turns unready loses its connections at once, so that watches move to another instead of
-    hanging.
+    hanging. One that is merely slow, on a machine with too much to do, keeps them: a refused check is known
+    in no time, one without an answer waits for `timeout check`.
     """
     servers = "\n".join(
         f"    server {controller.name} {controller.address}:{API_PORT} check"
@@ -164,7 +165,7 @@ defaults
     timeout client 1h
     timeout server 1h
     timeout tunnel 24h
-    timeout check 2s
+    timeout check 5s
     retries 3
     option redispatch
     option clitcpka
