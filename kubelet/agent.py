@@ -421,7 +421,6 @@ class Kubelet:
             )
             group.create_task(self.node.run(), name="node")
             group.create_task(self.statuses.run(), name="statuses")
-            group.create_task(forever("upkeep", self.upkeep.once, UPKEEP, clock=self.clock), name="upkeep")
             group.create_task(forever("log rotation", self._rotate_logs, ROTATION), name="log-rotation")
             group.create_task(self._serve_pods(group), name="pods")
             group.create_task(self.shutdown.run(), name="shutdown")
@@ -430,6 +429,7 @@ class Kubelet:
         """Pods start only when what runs already and the services they may refer to are known."""
         while self.cache.relisted_at is None:
             await self.clock.sleep(0.02)
+        group.create_task(forever("upkeep", self.upkeep.once, UPKEEP, clock=self.clock), name="upkeep")
         group.create_task(forever("manifests", self._look_at_manifests, MANIFESTS), name="manifests")
         while not self.service_informer.synced:
             await self.clock.sleep(0.02)

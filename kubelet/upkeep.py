@@ -84,7 +84,9 @@ class Upkeep:
         self.conditions: frozenset[str] = frozenset()
 
     async def once(self) -> None:
-        """One pass. Raises `RuntimeFailure`, OSError."""
+        """One pass; none before it is known what runs here. Raises `RuntimeFailure`, OSError."""
+        if self._cache.relisted_at is None:
+            return
         settled = not self._leaving  # what is measured from here on knows of every pod that was evicted
         self._leaving = {uid for uid in self._leaving if self._cache.view(uid).alive}
         left = await self._look()

@@ -66,7 +66,7 @@ def _kept(image: pb.Image) -> bool:
 
 
 def excess(capacity: int, free: int, policy: Policy) -> int:
-    """Bytes to remove, 0 while the file system is not too full."""
-    if not capacity or (capacity - free) * 100 < policy.high * capacity:
+    """Bytes to remove, 0 while the file system is not too full; with `high` at 100 it never is."""
+    if not capacity or policy.high >= 100 or (capacity - free) * 100 < policy.high * capacity:
         return 0
     return capacity * (100 - policy.low) // 100 - free

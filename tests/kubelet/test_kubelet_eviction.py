@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from componentbase.clock import FakeClock
 from kubelet import agent
+from kubelet.cache import RuntimeCache
+from kubelet.cri.fake import FakeRuntime
 from kubelet.cri.pb import api_pb2 as pb
 from kubelet.node.eviction import (
     DEFAULT_HARD,
@@ -31,6 +35,7 @@ from kubelet.node.machine import Free, Machine, free
 from kubelet.pods import observed
 from kubelet.pods.sysctls import forbidden_sysctl
 from kubelet.server.stats import exposition, living
+from kubelet.upkeep import Upkeep
 from tests.kubeclient.loops import eventually
 from tests.kubelet.builders import container, pod
 from tests.kubelet.world import NODE, World
@@ -176,7 +181,33 @@ def test_what_is_there_when_the_kubelet_starts_is_old_enough() -> None:
     assert ledger.removable(1000, Policy(), 6.0) == ["old"]
 
 
+def test_nothing_is_unused_before_it_is_known_what_runs(tmp_path: Path) -> None:
+    """A kubelet that starts on a full node knows no container yet: all images look unused then."""
+
+    async def scenario() -> None:
+        runtime, clock = FakeRuntime(lambda: 0.0), FakeClock()
+        runtime.add_images(["used:1"])
+        cache = RuntimeCache(runtime, clock, lambda uid: None, lambda *_: tmp_path)
+
+        def full(root: Path, images: Path | None) -> Free:
+            return replace(PLENTY, image_disk=0)
+
+        upkeep = Upkeep(
+            *(runtime, cache, clock, MACHINE, tmp_path, cast("Any", None)),
+            hard=DEFAULT_HARD,
+            hold=1.0,
+            images=Policy(),
+            tell=lambda reason, message: None,
+            measure=full,
+        )
+        await upkeep.once()
+        assert len(runtime.images) == 1 and upkeep.conditions == frozenset()
+
+    asyncio.run(scenario())
+
+
 def test_how_much_to_remove() -> None:
+    assert excess(1000, 0, Policy(high=100, low=80)) == 0, "100 % is never"
     assert excess(1000, 160, Policy()) == 0
     assert excess(1000, 100, Policy()) == 100
 
