@@ -42,9 +42,13 @@ def reasons(lab: Lab, name: str) -> set[str]:
     return {event["reason"] for event in events["items"]}
 
 
-def under_pressure(lab: Lab) -> bool:
+def under_pressure(lab: Lab, kind: str = "MemoryPressure") -> bool:
     conditions = lab.get("node", NODE)["status"]["conditions"]
-    return any(each["type"] == "MemoryPressure" and each["status"] == "True" for each in conditions)
+    return any(each["type"] == kind and each["status"] == "True" for each in conditions)
+
+
+def taints(lab: Lab) -> set[str]:
+    return {taint["key"] for taint in lab.get("node", NODE)["spec"].get("taints") or []}
 
 
 def test_a_port_that_is_taken(space: Lab) -> None:
@@ -62,14 +66,15 @@ def test_a_port_that_is_taken(space: Lab) -> None:
 
 @pytest.fixture
 def starved(space: Lab) -> Iterator[Lab]:
-    """A node that must keep more memory free than it has."""
+    """A node that must keep more memory, and more process ids, free than it has."""
     before = space.on_host(NODE, "cat", CONFIG)
 
     def put(text: str) -> None:
         space.on_host(NODE, "sh", "-c", f'printf %s "$1" > {CONFIG}', "sh", text)
         space.hardway("restart", NODE, "kubelet")
 
-    hungry = {"evictionHard": {"memory.available": "1000Gi"}, "evictionPressureTransitionPeriod": "2s"}
+    wanted = {"memory.available": "1000Gi", "pid.available": "1G"}
+    hungry = {"evictionHard": wanted, "evictionPressureTransitionPeriod": "2s"}
     space.kubectl("-n", NAMESPACE, "apply", "-f", "-", stdin=pod("victim"))
     space.kubectl("-n", NAMESPACE, "wait", "--for=condition=Ready", "pod/victim", "--timeout=120s")
     put(yaml.safe_dump({**yaml.safe_load(before), **hungry}))
@@ -85,15 +90,12 @@ def test_memory_that_runs_out_evicts_who_asked_for_none(starved: Lab) -> None:
     found = status(starved, "victim")
     assert found["phase"] == "Failed" and "low on resource: memory" in found["message"]
     eventually("event", lambda: "Evicted" in reasons(starved, "victim"), 60)
-    taints = starved.get("node", NODE)["spec"].get("taints") or []
-    assert "node.kubernetes.io/memory-pressure" in {taint["key"] for taint in taints}
+    eventually("processes", lambda: under_pressure(starved, "PIDPressure"), 60)
+    wanted = {f"node.kubernetes.io/{what}-pressure" for what in ("memory", "pid")}
+    eventually("taints", lambda: wanted <= taints(starved), 60)
 
 
 def test_a_relieved_node_takes_pods_again(space: Lab) -> None:
-    def untainted() -> bool:
-        taints = space.get("node", NODE)["spec"].get("taints") or []
-        return not any(taint["key"] == "node.kubernetes.io/memory-pressure" for taint in taints)
-
-    eventually("taint is gone", untainted, 120)
+    eventually("taints are gone", lambda: not any("pressure" in each for each in taints(space)), 120)
     space.kubectl("-n", NAMESPACE, "apply", "-f", "-", stdin=pod("after"))
     space.kubectl("-n", NAMESPACE, "wait", "--for=condition=Ready", "pod/after", "--timeout=120s")

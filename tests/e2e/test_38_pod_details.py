@@ -109,7 +109,9 @@ def test_classes_of_service(here: Space) -> None:
         name: (status(here, name)["qosClass"], run(here, name, "cat /proc/self/oom_score_adj"))
         for name in ("equal", "hostdns")
     }
-    assert found == {"equal": ("Guaranteed", "-997"), "hostdns": ("BestEffort", "1000")}
+    assert found["hostdns"] == ("BestEffort", "1000")
+    # Nobody may be given a better score than the runtime has where privileges are limited.
+    assert found["equal"] in (("Guaranteed", "-997"), ("Guaranteed", "0"))
     assert status(here, "gated")["qosClass"] == "Burstable"
     assert 2 <= int(run(here, "gated", "cat /proc/self/oom_score_adj")) <= 999
 
@@ -183,8 +185,12 @@ def test_an_image_is_pulled_with_a_secret(here: Space) -> None:
     kind = {"type": "kubernetes.io/dockerconfigjson"}
     data = {".dockerconfigjson": base64.b64encode(json.dumps(auth).encode()).decode()}
     here.apply(manifest("v1", "Secret", "registry", data=data, **kind))
-    here.wait("condition=Ready", "pod/private")
-    assert "Successfully pulled image" in event(here, "private", "Pulled")
+    container = {"name": "main", "image": "127.0.0.1:5055/private:1"}
+    spec = {"nodeName": NODE, "imagePullSecrets": [{"name": "registry"}], "containers": [container]}
+    # A pod of its own: the other one's back-off is minutes by now.
+    here.apply(manifest("v1", "Pod", "let-in", spec={**spec, "terminationGracePeriodSeconds": 0}))
+    here.wait("condition=Ready", "pod/let-in")
+    assert "Successfully pulled image" in event(here, "let-in", "Pulled")
 
 
 def test_logs_by_time_and_size(here: Space) -> None:
