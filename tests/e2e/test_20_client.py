@@ -76,7 +76,9 @@ def test_services_follow_their_pods(here: Space, api: Any) -> None:
         found = {
             a for s in slices.items for e in s.endpoints or [] if e.conditions.ready for a in e.addresses
         }
-        return len(found) == 3 and found == ips
+        subsets = core.read_namespaced_endpoints("web", here.name).subsets or []
+        listed = {address.ip for subset in subsets for address in subset.addresses or []}
+        return len(found) == 3 and found == ips == listed
 
     eventually("slices hold the addresses", agree)
 
@@ -116,8 +118,12 @@ def test_autoscaling_by_both_versions(here: Space, api: Any) -> None:
     old = kubernetes.client.AutoscalingV1Api(api).read_namespaced_horizontal_pod_autoscaler("web", here.name)
     assert old.spec.target_cpu_utilization_percentage == 50
     autoscaling = kubernetes.client.AutoscalingV2Api(api)
-    behavior = {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}}}
-    autoscaling.patch_namespaced_horizontal_pod_autoscaler("web", here.name, {"spec": behavior})
+
+    def behave(**scale_down: Any) -> None:
+        spec = {"behavior": {"scaleDown": {"stabilizationWindowSeconds": 0, **scale_down}}}
+        autoscaling.patch_namespaced_horizontal_pod_autoscaler("web", here.name, {"spec": spec})
+
+    behave(policies=[{"type": "Pods", "value": 1, "periodSeconds": 300}])
 
     def active() -> bool:
         found = autoscaling.read_namespaced_horizontal_pod_autoscaler("web", here.name)
@@ -125,6 +131,15 @@ def test_autoscaling_by_both_versions(here: Space, api: Any) -> None:
         return conditions.get("ScalingActive") == "True" and found.status.current_metrics is not None
 
     eventually("metrics were read", active, timeout=120)
+
+    def held_back() -> bool:
+        found = autoscaling.read_namespaced_horizontal_pod_autoscaler("web", here.name)
+        limited = next(c for c in found.status.conditions if c.type == "ScalingLimited")
+        assert (limited.status, limited.reason) == ("True", "ScaleDownLimit")
+        return bool(here.get("deployment", "web")["spec"]["replicas"] == 2)
+
+    eventually("one pod in five minutes", held_back, timeout=120)
+    behave(policies=None)
     eventually("scaled down", lambda: here.get("deployment", "web")["spec"]["replicas"] == 1, timeout=120)
     assert "SuccessfulRescale" in here.reasons("web")
 

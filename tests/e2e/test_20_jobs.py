@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+import zoneinfo
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from tests.e2e.lab import Lab, Object, eventually
-from tests.e2e.manifests import job, manifest, pod_spec
+from tests.e2e.manifests import FOREVER, job, manifest, pod_spec
 from tests.e2e.space import Space, space
 
 
@@ -123,3 +126,62 @@ def test_a_cronjob_makes_a_job_when_its_minute_comes(here: Space) -> None:
     runs = [each for each in here.items("jobs") if each["metadata"]["name"].startswith("often-")]
     assert runs and runs[0]["metadata"]["ownerReferences"][0]["uid"] == made["metadata"]["uid"]
     here.kubectl("patch", "cronjob", "often", "-p", '{"spec":{"suspend":true}}')
+
+
+# -- runs that are due at once: their CronJob is told that it ran two days ago ------------------------------
+
+
+def daily(at: dt.datetime) -> str:
+    return f"{at.minute} {at.hour} * * *"
+
+
+def due(name: str, script: str, at: dt.datetime, **spec: Any) -> str:
+    """A CronJob that runs daily at this time, once it is let."""
+    run = {"template": {"spec": pod_spec(script, restartPolicy="Never")}}
+    full = {"schedule": daily(at), "suspend": True, "jobTemplate": {"spec": run}, **spec}
+    return manifest("batch/v1", "CronJob", name, spec=full)
+
+
+def behind(here: Space, *crons: str) -> None:
+    """They have a run to make up for: as if they had been suspended for two days."""
+    here.kubectl("apply", "-f", "-", stdin="\n".join(crons))
+    names = [json.loads(each)["metadata"]["name"] for each in crons]
+    stamp = (dt.datetime.now(dt.UTC) - dt.timedelta(days=2)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    status = json.dumps({"status": {"lastScheduleTime": stamp}})
+    here.kubectl("patch", "cronjob", *names, "--subresource=status", "--type=merge", "-p", status)
+    here.kubectl("patch", "cronjob", *names, "-p", '{"spec":{"suspend":false}}')
+
+
+def runs(here: Space, name: str) -> set[str]:
+    return {found for found in here.names("jobs") if found.startswith(f"{name}-")}
+
+
+def named(name: str, *times: dt.datetime) -> set[str]:
+    return {f"{name}-{int(at.timestamp()) // 60}" for at in times}
+
+
+def test_a_run_is_due_by_the_clock_of_its_zone(here: Space) -> None:
+    now = dt.datetime.now(zoneinfo.ZoneInfo("Asia/Kathmandu"))  # UTC+5:45
+    at = now.replace(second=0, microsecond=0) - dt.timedelta(hours=3)
+    behind(here, due("zoned", "true", at, timeZone="Asia/Kathmandu"))
+    eventually("the run of that time", lambda: runs(here, "zoned") == named("zoned", at))
+
+
+def test_a_run_meets_the_one_before_it(here: Space) -> None:
+    """Both stand together, the new one is left out, or the old one goes; and history has an end."""
+    first = dt.datetime.now(dt.UTC).replace(second=0, microsecond=0) - dt.timedelta(hours=2)
+    second = first + dt.timedelta(hours=1)
+    policies = {"allow": "Allow", "forbid": "Forbid", "replace": "Replace"}
+    long = [due(name, FOREVER, first, concurrencyPolicy=policy) for name, policy in policies.items()]
+    behind(here, *long, due("history", "true", first, successfulJobsHistoryLimit=1))
+    for name in (*policies, "history"):
+        eventually("the first", lambda n=name: runs(here, n) == named(n, first))  # type: ignore[misc]
+    here.wait("condition=complete", *(f"job/{each}" for each in named("history", first)))
+    later = json.dumps({"spec": {"schedule": daily(second)}})
+    here.kubectl("patch", "cronjob", *policies, "history", "-p", later)
+    eventually("both", lambda: runs(here, "allow") == named("allow", first, second))
+    eventually("the new one", lambda: runs(here, "replace") == named("replace", second))
+    eventually("it is said", lambda: "JobAlreadyActive" in here.reasons("forbid"))
+    assert runs(here, "forbid") == named("forbid", first)
+    eventually("the newest", lambda: runs(here, "history") == named("history", second))
+    here.kubectl("delete", "cronjob", *policies)

@@ -21,6 +21,7 @@ from tests.e2e.space import Space, space
 @pytest.fixture(scope="module")
 def here(lab: Lab) -> Iterator[Space]:
     with space(lab, "order") as made:
+        made.apply(manifest("v1", "Pod", "lost", spec=pod_spec(nodeName="nowhere")))
         yield made
 
 
@@ -265,3 +266,8 @@ def test_an_ephemeral_volume_lives_as_long_as_its_pod(here: Space) -> None:
     assert here.names("pvc") == ["scratch-tmp"]
     here.kubectl("delete", "pod", "scratch", "--now")
     eventually("claim and volume are gone", lambda: here.names("pvc") == [] and here.volumes() == [])
+
+
+def test_a_pod_whose_node_is_not_there_is_collected(here: Space) -> None:
+    """It was made before the first test here: a node has to be missing for 40 s."""
+    eventually("gone", lambda: "lost" not in here.names("pods"), 90)

@@ -133,6 +133,15 @@ def test_a_member_that_comes_back_finds_its_data(here: Space) -> None:
     assert here.get("pod", "db-1")["spec"]["nodeName"] == node
 
 
+def test_a_claim_that_asks_for_more_gets_it(here: Space) -> None:
+    more = '{"spec":{"resources":{"requests":{"storage":"3Mi"}}}}'
+    here.kubectl("patch", "pvc", "data-db-0", "-p", more)
+    here.wait("jsonpath={.status.capacity.storage}=3Mi", "pvc/data-db-0")
+    volume = here.get("pvc", "data-db-0")["spec"]["volumeName"]
+    assert here.lab.get("pv", volume)["spec"]["capacity"] == {"storage": "3Mi"}
+    eventually("the event", lambda: "ExternalExpanding" in here.reasons("data-db-0"))
+
+
 def test_a_partition_holds_the_update_back(here: Space) -> None:
     here.kubectl(
         "patch", "statefulset", "db", "-p", '{"spec":{"updateStrategy":{"rollingUpdate":{"partition":1}}}}'
@@ -213,3 +222,25 @@ def test_a_daemonset_follows_labels_of_nodes(here: Space) -> None:
         here.lab.kubectl("label", "node", "worker-1", "e2e-")
     eventually("nobody again", lambda: here.living("agent") == [])
     here.kubectl("delete", "daemonset", "agent")
+
+
+def test_a_daemonset_that_surges_keeps_the_old_until_the_new_is_ready(here: Space) -> None:
+    def ready_when(command: str) -> str:
+        probe = {"exec": {"command": [command]}, "periodSeconds": 1}
+        container = {"env": [{"name": "V", "value": command}], "readinessProbe": probe}
+        pod = {"container": container, "nodeSelector": {"kubernetes.io/hostname": "worker-1"}}
+        surge = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+        return workload("DaemonSet", "surge", pod=pod, updateStrategy=surge)
+
+    here.apply(ready_when("true"))
+    here.rolled_out("daemonset/surge")
+    [old] = here.living("surge")
+    here.apply(ready_when("false"))
+    eventually("old and new", lambda: env_of(here.living("surge")) == {"true", "false"})
+    here.wait("jsonpath={.status.updatedNumberScheduled}=1", "daemonset/surge")
+    assert here.get("daemonset", "surge")["status"]["numberAvailable"] == 1
+    assert old["metadata"]["name"] in {pod["metadata"]["name"] for pod in here.living("surge")}
+    here.apply(ready_when("/bin/true"))
+    here.rolled_out("daemonset/surge")
+    eventually("the new alone", lambda: env_of(here.living("surge")) == {"/bin/true"})
+    here.kubectl("delete", "daemonset", "surge")

@@ -6,243 +6,29 @@ since nothing here depends on their running.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.e2e.lab import Lab, eventually
-
-Object = dict[str, Any]
-NAMESPACE = "placing"
-ZONE, HOST = "topology.kubernetes.io/zone", "kubernetes.io/hostname"
-WORKERS = ("worker-0", "worker-1", "worker-2")
-TEAM = {"key": "team", "value": "red", "effect": "NoSchedule"}
-CSI = "csi.example.com"
-
-
-def pod(name: str, labels: Object | None = None, requests: Object | None = None, **spec: Any) -> Object:
-    container: Object = {"name": "c", "image": "nowhere/nothing:1", "imagePullPolicy": "Never"}
-    if requests:
-        container["resources"] = {"requests": requests}
-    container |= spec.pop("container", {})
-    metadata = {"name": name, "namespace": NAMESPACE, "labels": labels or {}}
-    body = {"terminationGracePeriodSeconds": 0, "containers": [container], **spec}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": body}
-
-
-def on(*nodes: str) -> Object:
-    """Affinity to nodes by their names."""
-    return _required([{"matchExpressions": [{"key": HOST, "operator": "In", "values": list(nodes)}]}])
-
-
-def _required(terms: list[Object]) -> Object:
-    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
-
-
-def near(kind: str, app: str, key: str = HOST) -> Object:
-    term = {"topologyKey": key, "labelSelector": {"matchLabels": {"app": app}}}
-    return {kind: {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
-
-
-def spread(app: str, **more: Any) -> list[Object]:
-    selector = {"matchLabels": {"app": app}}
-    rule = {"topologyKey": ZONE, "whenUnsatisfiable": "DoNotSchedule", "labelSelector": selector}
-    return [{"maxSkew": 1, **rule, **more}]
-
-
-def claim(name: str, volume: str, mode: str = "ReadWriteOnce", storage: str = "") -> Object:
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {
-            "accessModes": [mode],
-            "storageClassName": storage,
-            "resources": {"requests": {"storage": "1Mi"}},
-            **({"volumeName": volume} if volume else {}),
-        },
-    }
-
-
-def volume(name: str, mode: str = "ReadWriteOnce", labels: Object | None = None, **spec: Any) -> Object:
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": name, "labels": {"test": NAMESPACE, **(labels or {})}},
-        "spec": {
-            "accessModes": [mode],
-            "capacity": {"storage": "1Mi"},
-            "storageClassName": "",
-            "persistentVolumeReclaimPolicy": "Retain",
-            **spec,
-        },
-    }
-
-
-def using(*claims: str) -> list[Object]:
-    return [{"name": name, "persistentVolumeClaim": {"claimName": name}} for name in claims]
-
-
-def csi(handle: str) -> Object:
-    return {"csi": {"driver": CSI, "volumeHandle": handle}}
-
-
-def cluster_wide() -> list[Object]:
-    """What pods refer to."""
-    named = {"labels": {"test": NAMESPACE}}
-    return [
-        {
-            "apiVersion": "storage.k8s.io/v1",
-            "kind": "StorageClass",
-            "metadata": {"name": "placing-late", **named},
-            "provisioner": "kubernetes.io/no-provisioner",
-            "volumeBindingMode": "WaitForFirstConsumer",
-        },
-        {
-            "apiVersion": "node.k8s.io/v1",
-            "kind": "RuntimeClass",
-            "metadata": {"name": "placing-heavy", **named},
-            "handler": "runc",
-            "overhead": {"podFixed": {"cpu": "900"}},
-        },
-        *(
-            {
-                "apiVersion": "scheduling.k8s.io/v1",
-                "kind": "PriorityClass",
-                "metadata": {"name": f"placing-{name}", **named},
-                "value": value,
-                "preemptionPolicy": policy,
-            }
-            for name, value, policy in (
-                ("high", 1000, "PreemptLowerPriority"),
-                ("low", -10, "PreemptLowerPriority"),
-                ("polite", 2000, "Never"),
-            )
-        ),
-        volume(
-            "placing-local",
-            storageClassName="placing-late",
-            hostPath={"path": "/tmp"},
-            nodeAffinity={"required": on("worker-2")["nodeAffinity"][REQUIRED]},
-        ),
-        volume("placing-zoned", labels={ZONE: "a"}, hostPath={"path": "/tmp"}),
-        volume("placing-single", "ReadWriteOncePod", **csi("single")),
-        volume("placing-csi-1", **csi("1")),
-        volume("placing-csi-2", **csi("2")),
-        claim("local", "", storage="placing-late"),
-        claim("zoned", "placing-zoned"),
-        claim("single", "placing-single", "ReadWriteOncePod"),
-        claim("csi-1", "placing-csi-1"),
-        claim("csi-2", "placing-csi-2"),
-    ]
-
-
-REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
-TOLERANT = [{"key": "team", "operator": "Exists"}]
-
-
-def first_wave() -> list[Object]:
-    """Pods that others are placed by."""
-    return [
-        pod("db", {"app": "db"}, affinity=on("worker-1")),
-        pod("single-1", volumes=using("single"), affinity=on("worker-2")),
-        pod("csi-1", volumes=using("csi-1"), affinity=on("worker-1")),
-        *(pod(f"port-{n}", container={"ports": [{"containerPort": 1, "hostPort": 30999}]}) for n in (1, 2)),
-    ]
-
-
-def second_wave() -> list[Object]:
-    preferred = {
-        "weight": 100,
-        "preference": {"matchExpressions": [{"key": HOST, "operator": "In", "values": ["worker-1"]}]},
-    }
-    by_name = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["worker-2"]}]}]
-    return [
-        pod("too-big", requests={"cpu": "1000", "memory": "1Gi"}),
-        pod("too-big-both", requests={"cpu": "1000", "memory": "900Ti"}, tolerations=TOLERANT),
-        pod("heavy", requests={"cpu": "1m"}, runtimeClassName="placing-heavy", tolerations=TOLERANT),
-        pod("named", nodeName="worker-0"),
-        pod("by-field", affinity=_required(by_name)),
-        pod("port-3", container={"ports": [{"containerPort": 1, "hostPort": 30999}]}),
-        pod("selected", nodeSelector={"disk": "none"}, tolerations=TOLERANT),
-        pod("in-zone-b", affinity=_required([{"matchExpressions": [_in_zone("b")]}])),
-        pod(
-            "preferring",
-            affinity={"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [preferred]}},
-        ),
-        pod("untolerant", affinity=on("worker-0")),
-        pod("tolerant", affinity=on("worker-0"), tolerations=TOLERANT),
-        pod("web", affinity=near("podAffinity", "db")),
-        pod("apart", affinity=near("podAntiAffinity", "db"), nodeSelector={HOST: "worker-1"}),
-        pod("alone", affinity=near("podAffinity", "nobody"), tolerations=TOLERANT),
-        *(
-            pod(f"spread-{n}", {"app": "s"}, topologySpreadConstraints=spread("s"), tolerations=TOLERANT)
-            for n in range(4)
-        ),
-        *(
-            pod(
-                f"domains-{n}",
-                {"app": "d"},
-                topologySpreadConstraints=spread("d", minDomains=3),
-                tolerations=TOLERANT,
-            )
-            for n in range(3)
-        ),
-        pod("local", volumes=using("local"), tolerations=TOLERANT),
-        pod("zoned", volumes=using("zoned"), tolerations=TOLERANT),
-        pod("single-2", volumes=using("single"), tolerations=TOLERANT),
-        pod("csi-2", volumes=using("csi-2"), affinity=on("worker-1")),
-        pod("gated", schedulingGates=[{"name": "example.com/quota"}]),
-        pod("elsewhere", schedulerName="nobody-is-called-so"),
-        pod("important", priorityClassName="placing-high", affinity=on("worker-2")),
-    ]
-
-
-def _in_zone(*zones: str) -> Object:
-    return {"key": ZONE, "operator": "In", "values": list(zones)}
-
-
-class Placing:
-    """The namespace, and what the scheduler said of the pods in it."""
-
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
-        self.pods: dict[str, Object] = {}
-
-    def apply(self, objects: Sequence[Object]) -> None:
-        self.lab.kubectl("apply", "-f", "-", stdin="\n".join(json.dumps(each) for each in objects))
-
-    def look(self) -> None:
-        found = self.lab.get("pods", "-n", NAMESPACE)["items"]
-        self.pods = {item["metadata"]["name"]: item for item in found}
-
-    def settle(self, *names: str) -> None:
-        """Wait until the scheduler has decided about each."""
-
-        def decided() -> bool:
-            self.look()
-            return all(self.node(name) or self.said(name) for name in names)
-
-        eventually(f"a word about {', '.join(names)}", decided, 90)
-
-    def node(self, name: str) -> str:
-        return str(self.pods[name]["spec"].get("nodeName", ""))
-
-    def condition(self, name: str) -> Object:
-        conditions: list[Object] = self.pods[name].get("status", {}).get("conditions", [])
-        return next((each for each in conditions if each["type"] == "PodScheduled"), {})
-
-    def said(self, name: str) -> str:
-        return str(self.condition(name).get("message", ""))
-
-    def why(self, name: str) -> str:
-        return self.lab.hardway("why", f"{NAMESPACE}/{name}")
+from tests.e2e.lab import Lab, Object, eventually
+from tests.e2e.placing import (
+    CSI,
+    NAMESPACE,
+    TOLERANT,
+    WORKERS,
+    ZONE,
+    Placing,
+    cluster_wide,
+    first_wave,
+    on,
+    pod,
+    second_wave,
+)
 
 
 def _limit_volumes(placing: Placing) -> None:
@@ -427,18 +213,45 @@ def test_the_image_that_is_there_attracts(placed: Placing) -> None:
     big = max(images, key=lambda image: int(image["sizeBytes"]))["names"][-1]
     placed.apply([pod("seen", container={"image": big}), pod("unseen")])
     placed.settle("seen", "unseen")
+    assert placed.scores("unseen", "ImageLocality").get("worker-1", 0) == 0  # no node has it
+    assert placed.scores("seen", "ImageLocality")["worker-1"] > 0
 
-    def score(name: str) -> float:
-        lines = placed.why(name).splitlines()
-        at = next(number for number, line in enumerate(lines) if line.startswith("NODE") and "TOTAL" in line)
-        if "ImageLocality" not in lines[at]:
-            return 0.0  # no node has it: nothing to score
-        column = lines[at].split().index("ImageLocality")
-        row = next(line for line in lines[at + 1 :] if line.startswith("worker-1"))
-        return float(row.replace(" *", "").split()[column])
 
-    assert score("unseen") == 0
-    assert score("seen") > 0
+def test_preferences_are_rated(placed: Placing) -> None:
+    """Near the pod `db` of worker-1, away from it, level with it; and a taint that asks to keep away."""
+    for name, plugin, better, worse in (
+        ("sociable", "InterPodAffinity", "worker-1", "worker-2"),
+        ("shy", "InterPodAffinity", "worker-2", "worker-1"),
+        ("preferring", "NodeAffinity", "worker-1", "worker-2"),
+    ):
+        rated = placed.scores(name, plugin)
+        assert rated[better] > rated[worse], (name, rated)
+    assert placed.node("levelled") != ""
+    placed.lab.kubectl("taint", "node", "worker-2", "e2e=soft:PreferNoSchedule")
+    try:
+        eventually("it counts", lambda: _rated_after_the_taint(placed))
+    finally:
+        placed.lab.kubectl("taint", "node", "worker-2", "e2e-")
+
+
+def _rated_after_the_taint(placed: Placing) -> bool:
+    name = f"sensitive-{len(placed.pods)}"
+    placed.apply([pod(name)])
+    placed.settle(name)
+    rated = placed.scores(name, "TaintToleration")
+    return rated.get("worker-1", 0) > rated.get("worker-2", 0)
+
+
+def test_a_closed_zone_counts_or_not_as_told(placed: Placing) -> None:
+    """Zone a is closed to these pods by its taint: counted, it is the emptiest for ever."""
+    assert all(placed.node(f"honor-{n}") for n in range(2))
+    assert [bool(placed.node(f"ignore-{n}")) for n in range(2)].count(True) == 1
+
+
+def test_a_volume_is_bound_before_its_pod(placed: Placing) -> None:
+    """The claim waited for its first consumer (Reserve, PreBind)."""
+    found = placed.lab.get("pvc", "local", "-n", NAMESPACE)
+    assert found["status"]["phase"] == "Bound" and found["spec"]["volumeName"] == "placing-local"
 
 
 def test_the_least_important_pod_without_a_budget_makes_room(placed: Placing) -> None:
@@ -505,19 +318,20 @@ def _milli(quantity: str) -> int:
     return int(quantity[:-1]) if quantity.endswith("m") else int(quantity) * 1000
 
 
+SHAPE = [{"utilization": 0, "score": 0}, {"utilization": 100, "score": 10}]
+
+
+def only(plugin: str) -> Object:
+    return {"score": {"disabled": [{"name": "*"}], "enabled": [{"name": plugin}]}}
+
+
 def profiles(kubeconfig: Path) -> Object:
-    def rating(name: str, strategy: str) -> Object:
+    def rating(name: str, strategy: str, **more: Any) -> Object:
+        arguments = {"type": strategy, "resources": [{"name": "cpu", "weight": 1}], **more}
         return {
             "schedulerName": name,
-            "plugins": {"score": {"disabled": [{"name": "*"}], "enabled": [{"name": "NodeResourcesFit"}]}},
-            "pluginConfig": [
-                {
-                    "name": "NodeResourcesFit",
-                    "args": {
-                        "scoringStrategy": {"type": strategy, "resources": [{"name": "cpu", "weight": 1}]}
-                    },
-                }
-            ],
+            "plugins": only("NodeResourcesFit"),
+            "pluginConfig": [{"name": "NodeResourcesFit", "args": {"scoringStrategy": arguments}}],
         }
 
     return {
@@ -525,12 +339,35 @@ def profiles(kubeconfig: Path) -> Object:
         "kind": "KubeSchedulerConfiguration",
         "clientConnection": {"kubeconfig": str(kubeconfig)},
         "leaderElection": {"leaderElect": False},
-        "profiles": [rating("packer", "MostAllocated"), rating("leveller", "LeastAllocated")],
+        "profiles": [
+            rating("packer", "MostAllocated"),
+            rating("leveller", "LeastAllocated"),
+            rating("shaper", "RequestedToCapacityRatio", requestedToCapacityRatio={"shape": SHAPE}),
+            {"schedulerName": "balancer", "plugins": only("NodeResourcesBalancedAllocation")},
+        ],
     }
 
 
-def test_a_second_scheduler_with_two_profiles(placed: Placing, tmp_path: Path) -> None:
-    """The fuller node draws the pods of one profile, the emptier one those of the other."""
+def matching_memory(placed: Placing, cpu: int) -> str:
+    """As large a part of worker-1's memory as so many thousandths are of its CPU."""
+    room = placed.lab.get("node", "worker-1")["status"]["allocatable"]
+    return f"{int(room['memory'].removesuffix('Ki')) * cpu // _milli(room['cpu'])}Ki"
+
+
+def contenders() -> list[Object]:
+    """One port, and the more important pod comes later."""
+    port = {"ports": [{"containerPort": 1, "hostPort": 30998}]}
+    where: Object = {"affinity": on("worker-2"), "schedulerName": "packer"}
+    return [
+        pod("sooner", container=port, **where),
+        pod("later", container=port, priorityClassName="placing-high", **where),
+    ]
+
+
+def test_a_second_scheduler_with_its_own_profiles(placed: Placing, tmp_path: Path) -> None:
+    """The fuller node draws the pods of some profiles, the emptier one those of another; the one whose CPU is
+    taken draws who asks for memory. What waits is served by its importance.
+    """
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(profiles(placed.lab.kubeconfig)))
     ballast = {"cpu": "300m"}
@@ -543,11 +380,14 @@ def test_a_second_scheduler_with_two_profiles(placed: Placing, tmp_path: Path) -
         return placed.node("ballast") == "worker-1"
 
     eventually("worker-1 is the fuller", loaded)  # not at once, if the scheduler has yet to see the room made
+    placed.apply(contenders())
     argv = [sys.executable, "-m", "scheduler", f"--config={file}", "--secure-port=0"]
     second = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         small = {"cpu": "10m"}
-        names = {"packed": "packer", "level": "leveller"}
+        names = {"packed": "packer", "level": "leveller", "shaped": "shaper"}
+        memory = {"cpu": "10m", "memory": matching_memory(placed, 300)}
+        placed.apply([pod("balanced", requests=memory, affinity=both, schedulerName="balancer")])
         placed.apply(
             [
                 pod(name, requests=small, affinity=both, schedulerName=each, tolerations=TOLERANT)
@@ -556,6 +396,9 @@ def test_a_second_scheduler_with_two_profiles(placed: Placing, tmp_path: Path) -
         )
         placed.settle(*names)
         assert (placed.node("packed"), placed.node("level")) == ("worker-1", "worker-2")
+        placed.settle("balanced", "sooner", "later")
+        assert (placed.node("shaped"), placed.node("balanced")) == ("worker-1", "worker-1")
+        assert (placed.node("later"), placed.node("sooner")) == ("worker-2", "")
     finally:
         second.terminate()
         second.wait(30)
