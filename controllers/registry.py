@@ -1,5 +1,5 @@
-"""Every controller there is, by the names the real manager gives them. Adding one is a file and a line
-here.
+"""Every controller there is, by the names the real manager gives them. Adding one is a file and a line here
+(DESIGN.md, "Adding a controller").
 """
 
 from __future__ import annotations

@@ -9,7 +9,10 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -19,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.e2e import hollow
-from tests.e2e.lab import Lab, Object, eventually
+from tests.e2e.lab import Lab, Object, eventually, run
 from tests.e2e.space import Space, space
 
 NODE, LOST = "loops-0", "loops-1"
@@ -309,3 +312,57 @@ def test_a_new_kubelet_gets_its_certificate_by_itself(here: Space) -> None:
     assert (approval["type"], approval["reason"]) == ("Approved", "AutoApproved")
     issued = x509.load_pem_x509_certificate(base64.b64decode(found["status"]["certificate"]))
     assert issued.subject == subject and issued.public_key() == key.public_key()
+
+
+# -- tokens of old clusters ----------------------------------------------------------------------------------
+
+INVALID_SINCE = "kubernetes.io/legacy-token-invalid-since"
+TRACKING = ("-n", "kube-system", "configmap", "kube-apiserver-legacy-service-account-token-tracking")
+
+
+@contextmanager
+def cleaner(lab: Lab) -> Iterator[None]:
+    """Another manager, whose one loop looks when it starts and bears a token for a second."""
+    flags = ["--leader-elect=false", "--secure-port=0", "--legacy-service-account-token-clean-up-period=1s"]
+    argv = [sys.executable, "-m", "controllers", f"--kubeconfig={lab.kubeconfig}", *flags]
+    process = subprocess.Popen([*argv, "--controllers=legacy-service-account-token-cleaner"])
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def speaks(here: Space) -> bool:
+    """Whether the token in the Secret is accepted."""
+    token = base64.b64decode(here.get("secret", "old")["data"]["token"]).decode()
+    server = here.lab.kubectl("config", "view", "--minify", "-o", "jsonpath={.clusters[0].cluster.server}")
+    authority = f"--certificate-authority={here.lab.state / 'pki' / 'ca.pem'}"
+    argv = ["kubectl", "--kubeconfig=/dev/null", f"--server={server}", authority, f"--token={token}"]
+    return "loops:veteran" in run([*argv, "auth", "whoami"], code=None)
+
+
+def test_a_token_that_nobody_uses_ends(here: Space) -> None:
+    """One that its account names, as old clusters made it, is marked first: nobody can use it any more; the day
+    it was marked is then put back. The one that somebody made for himself stays.
+    """
+    tracked = here.lab.get(*TRACKING)["data"]["since"]
+    metadata = {"annotations": {"kubernetes.io/service-account.name": "veteran"}}
+    kind = "kubernetes.io/service-account-token"
+    account = thing("v1", "ServiceAccount", "veteran", secrets=[{"name": "old"}])
+    made = [thing("v1", "Secret", n, type=kind, metadata={"name": n, **metadata}) for n in ("old", "own")]
+    create(here, [account, *made])
+    eventually(
+        "tokens", lambda: all("token" in here.get("secret", n).get("data", {}) for n in ("old", "own"))
+    )
+    here.lab.kubectl("patch", *TRACKING, "-p", '{"data":{"since":"2020-01-01"}}')
+    try:
+        with cleaner(here.lab):
+            eventually("marked", lambda: INVALID_SINCE in here.get("secret", "old")["metadata"]["labels"])
+        eventually("nobody", lambda: not speaks(here))
+        here.kubectl("label", "secret", "old", "--overwrite", f"{INVALID_SINCE}=2020-01-01")
+        with cleaner(here.lab):
+            eventually("gone", lambda: "old" not in here.names("secrets"))
+        assert "own" in here.names("secrets")
+    finally:
+        here.lab.kubectl("patch", *TRACKING, "-p", json.dumps({"data": {"since": tracked}}))
