@@ -7,6 +7,7 @@ Rules and messages are those of `k8s.io/apimachinery/pkg/api/validation` (Object
 from __future__ import annotations
 
 import datetime
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -120,7 +121,12 @@ def is_deleting(obj: Mapping[str, Any]) -> bool:
 
 def now_rfc3339(seconds: float) -> str:
     """Unix seconds as `metav1.Time` writes them: whole seconds, UTC."""
-    return datetime.datetime.fromtimestamp(int(seconds), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return _written(int(seconds))
+
+
+@functools.lru_cache(64)  # one second is written many times: several to an object, hundreds of objects
+def _written(seconds: int) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def now_micro(seconds: float) -> str:
