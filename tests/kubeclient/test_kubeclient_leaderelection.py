@@ -25,13 +25,22 @@ class LeaseStore:
         self.version = 0
         self.unreachable = False
         self.writes = 0
+        self.consistent_reads = 0
+        self.stale: dict[str, Any] | None = None  # what a cache that stands still shows
 
     def _reach(self) -> None:
         if self.unreachable:
             raise ConnectionFailed("cut off")
 
-    async def get(self, gvr: GVR, name: str, namespace: str) -> dict[str, Any]:
+    async def get(
+        self, gvr: GVR, name: str, namespace: str, *, params: dict[str, str] | None = None
+    ) -> dict[str, Any]:
         self._reach()
+        if params is None:
+            self.consistent_reads += 1
+        elif self.stale is not None:
+            assert params == {"resourceVersion": "0"}
+            return self.stale
         if self.lease is None:
             raise errors.not_found("coordination.k8s.io", "leases", name)
         return self.lease
@@ -111,6 +120,36 @@ def test_one_leads_and_hands_over_at_once_when_it_leaves() -> None:
     on_loop(test)
 
 
+def test_who_waits_asks_a_cache_and_is_not_held_up_by_one_that_stands_still() -> None:
+    async def test() -> None:
+        all_ = Candidates(FakeClock())
+        store, clock = all_.store, all_.clock
+
+        def renew() -> None:
+            spec = Observation().claim("other", 15, micro_time(clock.now())) | {"leaseTransitions": 0}
+            store._write({"metadata": {"name": "x", "namespace": "kube-system"}, "spec": spec})
+
+        async def renewed(seconds: int) -> None:
+            for _ in range(seconds):
+                renew()
+                await all_.pass_time(1)
+
+        renew()
+        async with asyncio.TaskGroup() as group:
+            waiting = group.create_task(all_.elector("b").run(all_.work("b")))
+            await renewed(60)
+            assert store.consistent_reads == 1
+            store.stale = store.lease  # from here on the cache stands still, and the lease does not
+            await renewed(60)
+            assert not all_.leading
+            assert store.consistent_reads > 1
+            await all_.pass_time(40)  # the leader is dead
+            assert all_.leading == {"b"}
+            waiting.cancel()
+
+    on_loop(test)
+
+
 def test_a_leader_that_is_cut_off_stops_before_another_starts() -> None:
     async def test() -> None:
         all_ = Candidates(FakeClock())
@@ -119,7 +158,7 @@ def test_a_leader_that_is_cut_off_stops_before_another_starts() -> None:
         class Shared(LeaseStore):
             """Same lease, own connection."""
 
-            async def get(self, *args: Any) -> dict[str, Any]:
+            async def get(self, *args: Any, **options: Any) -> dict[str, Any]:
                 self._reach()
                 return await all_.store.get(*args)
 
