@@ -343,8 +343,8 @@ def speaks(here: Space) -> bool:
 
 
 def test_a_token_that_nobody_uses_ends(here: Space) -> None:
-    """One that its account names, as old clusters made it, is marked first: nobody can use it any more; the
-    day it was marked is then put back. The one that somebody made for himself stays.
+    """One that its account names, as old clusters made it, is marked first, and nobody can use it; the day
+    it was marked is then put back. The one that somebody made for himself stays.
     """
     tracked = here.lab.get(*TRACKING)["data"]["since"]
     metadata = {"annotations": {"kubernetes.io/service-account.name": "veteran"}}
