@@ -356,11 +356,11 @@ def main() -> None:
     with plane.running() as running:
         running.start_scheduler()
         running.start_controllers()
-        progress = Progress(running.cpu)
+        progress = Progress(lambda: {**running.cpu(), "measurement": time.process_time()})
         try:
             uvloop.run(story(running, scale, progress))
         finally:
-            memory, spent_cpu = running.memory(), running.cpu()
+            memory, spent_cpu = running.memory(), progress.cpu()
             show(
                 *rows(scale, progress.took),
                 Row("leaders that lost their lease", running.restarts, "times"),
