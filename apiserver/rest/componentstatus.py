@@ -101,8 +101,7 @@ class ComponentStatuses:
             condition |= {"status": "False", "message": str(error)}
         except TimeoutError:
             condition |= {"status": "Unknown", "error": "the probe did not end in time"}
-        metadata = {"name": name, "creationTimestamp": None}
-        return {"kind": KIND.kind, "apiVersion": "v1", "metadata": metadata, "conditions": [condition]}
+        return {"kind": KIND.kind, "apiVersion": "v1", "metadata": {"name": name}, "conditions": [condition]}
 
 
 def _form(request: Request) -> tuple[negotiate.Form, table.IncludeObject]:
