@@ -16,6 +16,7 @@ from apimachinery.errors import StatusError
 from bench import plane
 from bench.hollow import container
 from bench.load import Row, heading, show
+from bench.progress import spent
 from kubeclient.informer import Informer
 from kubeclient.resources import DEPLOYMENTS, NAMESPACES, NODES, PODS
 from kubeclient.rest import RestClient
@@ -79,21 +80,20 @@ async def measure(running: plane.Plane) -> None:
                 Row("idle manager: CPU", 100 * share, "% core"),
                 Row("idle manager: memory", memory, "MiB"),
             )
-            await _deploy_and_delete(client, pods)
+            await _deploy_and_delete(running, client, pods)
 
 
-async def _deploy_and_delete(client: RestClient, pods: Informer) -> None:
+async def _deploy_and_delete(running: plane.Plane, client: RestClient, pods: Informer) -> None:
     await client.create(NAMESPACES, {"metadata": {"name": SPACE}})
     await asyncio.sleep(2)  # its service account
-    started = time.perf_counter()
+    started, before = time.perf_counter(), running.cpu()
     await client.create(DEPLOYMENTS, _deployment())
     await _until("pods exist", lambda: len(pods.store) == REPLICAS)
-    exist = time.perf_counter() - started
+    exist, made = time.perf_counter() - started, running.cpu()
     await _until("pods bound", lambda: all(pod["spec"].get("nodeName") for pod in pods.store.list()))
     bound = time.perf_counter() - started
     await _until("pods ready", lambda: all(_is_ready(pod) for pod in pods.store.list()))
-    ready = time.perf_counter() - started
-    started = time.perf_counter()
+    ready, started, full = time.perf_counter() - started, time.perf_counter(), running.cpu()
     await client.delete(NAMESPACES, SPACE)
     while not await _gone(client):  # noqa: ASYNC110 - asked as any client would ask
         await asyncio.sleep(0.05)
@@ -104,6 +104,9 @@ async def _deploy_and_delete(client: RestClient, pods: Informer) -> None:
         Row(f"Deployment 0 to {REPLICAS}: all ready ({HOLLOW} hollow nodes)", ready, "s"),
         Row(f"namespace with {REPLICAS} pods gone", gone, "s", 5, more=False),
     )
+    print(f"    CPU s until all exist: {spent(before, made)}")
+    print(f"    CPU s from there to ready: {spent(made, full)}")
+    print(f"    CPU s until all are gone: {spent(full, running.cpu())}", flush=True)
 
 
 def _is_ready(obj: Object) -> bool:
