@@ -109,8 +109,14 @@ class Probes:
         for key in [key for key, (owner, _) in self._tasks.items() if owner == uid and key not in wanted]:
             self._end(key)
 
+    def wind_down(self, uid: str) -> None:
+        """The pod is ending, and must not be restarted any more; whether it can serve is still asked."""
+        for (_, kind), (owner, task) in self._tasks.items():
+            if owner == uid and kind != READINESS:
+                task.cancel()
+
     def stop(self, uid: str) -> None:
-        """The pod is ending: nobody asks any more."""
+        """The pod has ended: nobody asks any more."""
         for key in [key for key, (owner, _) in self._tasks.items() if owner == uid]:
             self._end(key)
 

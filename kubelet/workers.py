@@ -173,8 +173,15 @@ class PodWorkers:
         work.wake.set()
 
     def wake(self, uid: str) -> None:
-        if uid in self._work:
-            self._work[uid].wake.set()
+        """Something about the pod has changed. Its worker looks anew; while that is busy ending the pod,
+        which may take long, the status is told from here.
+        """
+        work = self._work.get(uid)
+        if work is None:
+            return
+        if work.terminating and work.step is not None and not (work.finished or work.gone):
+            self._publish(work, self._cache.view(uid))
+        work.wake.set()
 
     def evict(self, pod: Pod, message: str, grace: float, reason: str = EVICTED) -> None:
         """The node cannot keep this pod: it fails for good and has `grace` seconds to end."""
@@ -453,7 +460,7 @@ class PodWorkers:
         """Stop everything, write the last status, let the object go, and leave nothing behind."""
         if not work.gone and (left := work.let_go_again - self._clock.monotonic()) > 0:
             return left
-        self._probes.stop(uid)
+        self._probes.wind_down(uid)
         view = await self._cache.refresh(uid)
         if view.alive:
             if not work.gone:
@@ -462,6 +469,7 @@ class PodWorkers:
             view = await self._cache.refresh(uid)
             if view.alive:
                 raise RuntimeFailure("the pod is still alive after it was killed")
+        self._probes.stop(uid)
         if not work.finished:
             work.finished = True
             self._publish(work, view, finished=True)

@@ -243,6 +243,42 @@ def test_what_does_not_fit_is_refused(play: Callable[..., None]) -> None:
     play(scenario)
 
 
+def test_readiness_is_asked_for_and_told_until_a_pod_has_ended(
+    play: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its Service may have nobody else (KEP-1669)."""
+
+    async def scenario(world: World) -> None:
+        probe = {"exec": {"command": ["look"]}, "periodSeconds": 1, "failureThreshold": 1}
+        container = {"name": "c", "image": "busybox:1.36", "readinessProbe": probe, "startupProbe": probe}
+        answers = [0]
+        world.runtime.exec_handler = lambda ident, command: ExecResult(b"", b"", answers[-1])
+        path, ending, released = "/api/v1/namespaces/default/pods/p", asyncio.Event(), asyncio.Event()
+        stop = world.runtime.stop_container
+
+        async def slowly(container_id: str, grace: float) -> None:
+            ending.set()
+            await released.wait()
+            await stop(container_id, grace)
+
+        monkeypatch.setattr(world.runtime, "stop_container", slowly)
+        await world.pod("p", containers=[container])
+        await world.until_ready("p")
+        await world.api.delete_pod("p")
+        await ending.wait()
+        answers.append(1)
+        before = world.api.revision
+        await world.api.until(
+            lambda: world.api.revision > before and world.condition(path, "Ready") == "False"
+        )
+        answers.append(0)
+        await world.api.until(lambda: world.condition(path, "Ready") == "True")
+        released.set()
+        await world.api.until(lambda: path not in world.api.objects)
+
+    play(scenario)
+
+
 def test_deletion_interrupts_a_pod_that_cannot_start(play: Callable[..., None]) -> None:
     async def scenario(world: World) -> None:
         await world.pod("p", volumes=[{"name": "v", "secret": {"secretName": "never"}}])
