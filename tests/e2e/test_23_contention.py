@@ -10,6 +10,7 @@ import base64
 import json
 import signal
 import subprocess
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,7 +32,7 @@ from tests.e2e.lab import Lab, eventually
 from tests.e2e.manifests import manifest
 from tests.e2e.space import Space, space
 
-PODS, MORE, JOBS = 80, 100, 10
+PODS, MORE, JOBS = 120, 150, 10
 ROOM = [f"room-{number}" for number in range(2)]
 ZONE, DARK, LAST = "topology.kubernetes.io/zone", [f"dark-{number}" for number in range(3)], "dark-last"
 READY = {"e2e-room": "yes"}
@@ -79,6 +80,13 @@ class Ledger:
 
     def owners(self) -> Counter[str]:
         return Counter({uid: kind for uid, kind, _ in self._lines()}.values())
+
+    def wait_for_the_first(self, kind: str) -> None:
+        """Looked for without a pause: those after it are being made."""
+        deadline = time.monotonic() + 60
+        while not self.owners()[kind]:
+            assert time.monotonic() < deadline, f"no pod of a {kind}"
+            time.sleep(0.005)
 
     def nodes(self) -> dict[str, set[str]]:
         """Of those that have one."""
@@ -184,6 +192,7 @@ def taken_over(here: Space, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         before = {lease: Leader.of(here.lab, lease) for lease in LEASES}
         ledger.struck = {each: each.pid() for each in before.values()}
         here.apply(batch(), crowd(PODS))
+        ledger.wait_for_the_first("ReplicaSet")
         with frozen(*before.values()):
             go_dark(here)
             old_request(here)
