@@ -113,6 +113,7 @@ def here(lab: Lab) -> Iterator[Space]:
     try:
         with space(lab, "loops") as made:
             create(made, [*nodes(), *volumes(), *others()])
+            made.kubectl("delete", "pod", "on-a-dead-node", "--wait=false")
             yield made
     finally:
         hollow.remove(lab)
@@ -131,6 +132,23 @@ def finalizers(found: Object) -> list[str]:
     return list(found["metadata"].get("finalizers") or [])
 
 
+# -- addresses of Services -----------------------------------------------------------------------------------
+
+
+def test_a_range_in_use_waits_for_its_last_service(here: Space) -> None:
+    spec = {"clusterIP": ADDRESS, "ports": [{"port": 80}]}
+    service = json.dumps(thing("v1", "Service", "in-range", spec=spec))
+    here.lab.kubectl("wait", "--for=condition=Ready", "servicecidr/loops-range", "--timeout=60s")
+    eventually(
+        "every server knows it",
+        lambda: not here.kubectl("apply", "-f", "-", stdin=service, code=None).count("rror"),
+    )
+    here.lab.kubectl("delete", "servicecidr", "loops-range", "--wait=false")
+    here.lab.kubectl("wait", "--for=condition=Ready=false", "servicecidr/loops-range", "--timeout=60s")
+    assert here.get("service", "in-range")["spec"]["clusterIP"] == ADDRESS
+    here.kubectl("delete", "service", "in-range")  # the range is seen to go at the end of this file
+
+
 # -- nodes ---------------------------------------------------------------------------------------------------
 
 
@@ -143,12 +161,6 @@ def test_a_new_node_gets_a_range_of_addresses_and_a_ttl(here: Space) -> None:
         return found[NODE]["metadata"]["annotations"]["node.alpha.kubernetes.io/ttl"] == "0"
 
     eventually("every node has its own", served)
-
-
-def test_a_pod_of_a_node_that_is_out_of_service_is_let_go(here: Space) -> None:
-    """Its kubelet would have 300 s to end it; somebody has said that there is none."""
-    here.kubectl("delete", "pod", "on-a-dead-node", "--wait=false")
-    eventually("the pod is gone", lambda: "on-a-dead-node" not in here.names("pods"))
 
 
 # -- volumes -------------------------------------------------------------------------------------------------
@@ -207,24 +219,6 @@ def test_a_pods_device_is_claimed_and_the_claim_goes_with_it(here: Space) -> Non
     eventually("a claim was made and noted", claimed)
     here.kubectl("delete", "pod", "has-device")
     eventually("the claim is gone", lambda: here.names("resourceclaims") == [])
-
-
-# -- addresses of Services -----------------------------------------------------------------------------------
-
-
-def test_a_range_in_use_waits_for_its_last_service(here: Space) -> None:
-    spec = {"clusterIP": ADDRESS, "ports": [{"port": 80}]}
-    service = json.dumps(thing("v1", "Service", "in-range", spec=spec))
-    here.lab.kubectl("wait", "--for=condition=Ready", "servicecidr/loops-range", "--timeout=60s")
-    eventually(
-        "every server knows it",
-        lambda: not here.kubectl("apply", "-f", "-", stdin=service, code=None).count("rror"),
-    )
-    here.lab.kubectl("delete", "servicecidr", "loops-range", "--wait=false")
-    here.lab.kubectl("wait", "--for=condition=Ready=false", "servicecidr/loops-range", "--timeout=60s")
-    assert here.get("service", "in-range")["spec"]["clusterIP"] == ADDRESS
-    here.kubectl("delete", "service", "in-range")
-    here.lab.kubectl("wait", "--for=delete", "servicecidr/loops-range", "--timeout=60s")
 
 
 # -- owners --------------------------------------------------------------------------------------------------
@@ -366,3 +360,15 @@ def test_a_token_that_nobody_uses_ends(here: Space) -> None:
         assert "own" in here.names("secrets")
     finally:
         here.lab.kubectl("patch", *TRACKING, "-p", json.dumps({"data": {"since": tracked}}))
+
+
+# -- what took its time -------------------------------------------------------------------------------------
+
+
+def test_a_range_that_nobody_uses_goes(here: Space) -> None:
+    here.lab.kubectl("wait", "--for=delete", "servicecidr/loops-range", "--timeout=60s")
+
+
+def test_a_pod_of_a_node_that_is_out_of_service_is_let_go(here: Space) -> None:
+    """Deleted when all this began; its kubelet would have 300 s, but somebody has said: there is none."""
+    eventually("the pod is gone", lambda: "on-a-dead-node" not in here.names("pods"))
