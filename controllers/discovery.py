@@ -68,7 +68,7 @@ def _add_group(surface: Surface, group: dict[str, Any]) -> None:
         return
     for entry in preferred.get("resources") or ():
         kind = (entry.get("responseKind") or {}).get("kind", "")
-        gvr = GVR(name, version, entry["resource"], entry["scope"] == "Namespaced", kind)
+        gvr = GVR(name, version, entry["resource"], entry.get("scope") == "Namespaced", kind)
         surface.resources.append(Discovered(gvr, frozenset(entry.get("verbs") or ())))
 
 
