@@ -84,7 +84,7 @@ def validate_job_spec(spec: Mapping[str, Any], path: str) -> Iterator[Cause]:
     yield from validate_template(template, f"{path}.template")
     policy = (template.get("spec") or {}).get("restartPolicy")
     if policy not in RESTART_POLICIES:
-        yield field.not_supported(f"{path}.template.spec.restartPolicy", policy, RESTART_POLICIES)
+        yield field.required(f"{path}.template.spec.restartPolicy", 'valid values: "OnFailure", "Never"')
 
 
 def _validate(job: Object) -> Iterator[Cause]:

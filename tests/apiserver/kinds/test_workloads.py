@@ -155,7 +155,7 @@ def test_jobs() -> None:
     assert spec["selector"] == {"matchLabels": {"batch.kubernetes.io/controller-uid": "u1"}}
     assert spec["template"]["metadata"]["labels"]["job-name"] == "x"
     always = made(JOB, spec={"template": template()})
-    expected = 'restartPolicy: Unsupported value: "Always": supported values: "OnFailure", "Never"'
+    expected = 'restartPolicy: Required value: valid values: "OnFailure", "Never"'
     assert expected in causes(JOB, always)[0]
     changed = copy.deepcopy(accepted(JOB, job()))
     changed["spec"]["template"]["spec"]["hostname"] = "h"
