@@ -136,10 +136,15 @@ def _construct_map(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, An
 
 
 def _construct_text(loader: _Loader, node: yaml.ScalarNode) -> str:
-    return str(loader.construct_scalar(node))
+    """A string. YAML's escapes are of whole characters: half of one, as JSON writes pairs, is none."""
+    text = str(loader.construct_scalar(node))
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        raise bad_request("error converting YAML to JSON: yaml: found invalid Unicode character escape code")
+    return text
 
 
 _Loader.add_constructor("tag:yaml.org,2002:map", _construct_map)
+_Loader.add_constructor("tag:yaml.org,2002:str", _construct_text)
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", _construct_text)
 
 

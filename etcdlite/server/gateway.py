@@ -18,6 +18,7 @@ from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
 from google.protobuf import json_format
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
@@ -131,10 +132,44 @@ def decode(value: Any, kind: type[Message]) -> bytes:
     """JSON as an encoded message. Raises RpcError."""
     if not isinstance(value, dict):
         raise RpcError(Code.INVALID_ARGUMENT, f"a message is a JSON object, not {type(value).__name__}")
+    _check_bytes(value, kind.DESCRIPTOR)
     try:
         return json_format.ParseDict(value, kind(), ignore_unknown_fields=True).SerializeToString()
     except (json_format.ParseError, TypeError, ValueError) as error:
         raise RpcError(Code.INVALID_ARGUMENT, str(error)) from None
+
+
+_BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
+
+
+def _check_bytes(value: Mapping[str, Any], kind: Any) -> None:
+    """Refuses what is no base64. The parser drops what it does not know of it, so a value misspelt would be
+    stored as another. Raises RpcError. (Its depth is bounded by that of JSON, twice as deep in lists.)
+    """
+    for field in kind.fields:
+        found = value.get(field.name, value.get(field.json_name))
+        for each in found if isinstance(found, list) else [found]:
+            if field.type == FieldDescriptor.TYPE_BYTES and isinstance(each, str):
+                if (at := _bad_base64(each)) is not None:
+                    text = f"illegal base64 data at input byte {at}"
+                    raise RpcError(Code.INVALID_ARGUMENT, text)
+            elif field.message_type is not None and isinstance(each, dict):
+                _check_bytes(each, field.message_type)
+
+
+def _bad_base64(text: str) -> int | None:
+    """Where it ceases to be base64 with its padding, as Go counts; None when it does not. Line ends do not
+    count.
+    """
+    bare = text.replace("\r", "").replace("\n", "")
+    data = bare.rstrip("=")
+    for at, char in enumerate(data):
+        if char not in _BASE64:
+            return at
+    over, padding = len(data) % 4, len(bare) - len(data)
+    if padding == (4 - over) % 4 and over != 1:
+        return None
+    return len(data) - over if not padding else len(data) if over < 2 else len(bare)
 
 
 class Bodies:
@@ -323,7 +358,8 @@ class Gateway:
 
 
 def _error(error: RpcError) -> bytes:
-    return json.dumps({"error": error.text, "code": int(error.code), "message": error.text}).encode()
+    told = {"error": error.text, "code": int(error.code), "message": error.text}
+    return json.dumps(told, separators=(",", ":")).encode()
 
 
 async def _plain(send: Send, status: HTTPStatus) -> None:

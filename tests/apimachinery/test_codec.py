@@ -75,6 +75,14 @@ def test_yaml_duplicates_are_noted() -> None:
     assert codec.parse_yaml(b"a: 1\na: 2\n") == ({"a": 2}, ("a",))
 
 
+@pytest.mark.parametrize("body", [rb'{"a": "\ud8e8"}', rb'{"\ude00": 1}', rb'{"a": ["\ud83d\ude00"]}'])
+def test_half_a_character_is_none(body: bytes) -> None:
+    """What JSON writes as a pair is nothing in YAML, and could not be written again."""
+    with pytest.raises(StatusError, match="invalid Unicode character escape code"):
+        codec.parse_yaml(body)
+    assert codec.parse_yaml(rb'{"a": "\U0001f600"}') == ({"a": "\N{GRINNING FACE}"}, ())
+
+
 def test_json_is_yaml() -> None:
     assert codec.parse_yaml(b'{"a": {"b": [1, true]}}')[0] == {"a": {"b": [1, True]}}
 

@@ -99,6 +99,18 @@ def test_refusals(client: Client) -> None:
     assert client.http.post("/v3/kv/nothing", json={}).status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("value", "at"), [("***", 0), ("YmFy*A==", 4), ("YmFyYg", 4), ("Ym-y", 2), ("YmFyYg=", 7), ("YmFy==", 4)]
+)
+def test_what_is_no_base64_is_not_stored(client: Client, value: str, at: int) -> None:
+    client.put("g/b64", "kept")
+    refused = client("kv/put", 400, key=b64("g/b64"), value=value)
+    assert (refused["error"], refused["code"]) == (f"illegal base64 data at input byte {at}", 3)
+    put = {"request_put": {"key": b64("g/b64"), "value": value}}
+    assert client("kv/txn", 400, success=[put])["code"] == 3
+    assert client("kv/range", key=b64("g/b64"))["kvs"][0]["value"] == b64("kept")
+
+
 def test_unknown_fields_are_ignored_and_an_empty_body_is_an_empty_message(client: Client) -> None:
     client.put("u/a", "1", from_the_future=True)
     assert client.http.post("/v3/cluster/member/list").json()["members"][0]["name"] == "m0"
