@@ -208,6 +208,7 @@ def second_wave() -> list[Object]:
         pod("zoned", volumes=using("zoned"), tolerations=TOLERANT),
         pod("single-2", volumes=using("single"), tolerations=TOLERANT),
         pod("csi-2", volumes=using("csi-2"), affinity=on("worker-1")),
+        pod("devices", resourceClaims=[{"name": "gpu", "resourceClaimName": "gpu"}]),
         pod("gated", schedulingGates=[{"name": "example.com/quota"}]),
         pod("elsewhere", schedulerName="nobody-is-called-so"),
         pod("important", priorityClassName="placing-high", affinity=on("worker-2")),

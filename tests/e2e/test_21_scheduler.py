@@ -98,6 +98,7 @@ REFUSALS = {
     "alone": "0/3 nodes are available: 3 node(s) didn't match pod affinity rules.",
     "csi-2": "1 node(s) exceed max volume count",
     "single-2": "ReadWriteOncePod access mode",
+    "devices": "this scheduler allocates no devices",
 }
 
 
