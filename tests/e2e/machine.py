@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,8 @@ def _daemons() -> frozenset[str]:
 
 
 def _cgroups() -> frozenset[str]:
-    return frozenset(str(path) for path in Path("/sys/fs/cgroup").rglob("*") if path.is_dir())
+    # One that goes meanwhile is passed over.
+    return frozenset(folder for folder, _, _ in os.walk("/sys/fs/cgroup"))
 
 
 def _mounts() -> frozenset[str]:
