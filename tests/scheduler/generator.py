@@ -186,6 +186,8 @@ def random_pod(rng: random.Random, name: str, node_name: str = "") -> Object:
     )
     if rng.random() < 0.3:
         made["spec"]["containers"].append(random_container(rng, init=False))
+    if rng.random() < 0.03:
+        made["spec"]["resourceClaims"] = [{"name": "gpu", "resourceClaimName": "mine"}]
     made["spec"]["priority"] = rng.choice((0, 0, 0, 5, 100))
     if node_name:
         made["status"]["startTime"] = f"2026-01-01T00:00:{rng.randrange(60):02}Z"

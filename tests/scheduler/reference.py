@@ -280,6 +280,9 @@ def topology_spread(pod: Object, node: Object, world: World) -> list[str]:
 
 def filter_node(pod: Object, node: Object, world: World) -> list[str]:
     """Why the pod cannot go to the node, by the first plugin that says no; empty if it can."""
+    if claims := pod["spec"].get("resourceClaims"):
+        names = ", ".join(claim["name"] for claim in claims)
+        return [f"this scheduler allocates no devices (spec.resourceClaims: {names})"]
     if node["spec"].get("unschedulable"):
         taint = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}
         if not tolerates(pod, taint):
