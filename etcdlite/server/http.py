@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -34,7 +34,7 @@ class Probes:
         if scope["method"] not in ("GET", "HEAD"):
             status, kind, body = 405, "text/plain", "Method Not Allowed\n"
         else:
-            query = parse_qs(scope["query_string"].decode("latin-1"))
+            query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
             status, kind, body = await _answer(self._member, self._watch, scope["path"], query)
         encoded = body.encode()
         headers = [(b"content-type", kind.encode()), (b"content-length", b"%d" % len(encoded))]
@@ -54,9 +54,12 @@ async def serve(probes: Probes, urls: Sequence[str], tls: ssl.SSLContext | None)
 
 
 async def _answer(member: Member, watch: WatchService, path: str, query: dict[str, list[str]]) -> Answer:
+    match path.removeprefix("/").split("/"):
+        case ["livez" | "readyz" as probe, *names] if len(names) <= 1:
+            return await probed(member, probe, names, query)
     match path:
-        case "/health" | "/readyz" | "/livez":
-            serializable = path == "/livez" or query.get("serializable") == ["true"]
+        case "/health":
+            serializable = query.get("serializable") == ["true"]
             return await health(member, serializable=serializable, excluded=query.get("exclude", []))
         case "/version":
             versions = {"etcdserver": SERVER_VERSION, "etcdcluster": CLUSTER_VERSION}
@@ -64,6 +67,43 @@ async def _answer(member: Member, watch: WatchService, path: str, query: dict[st
         case "/metrics":
             return 200, "text/plain; version=0.0.4", metrics(member, watch)
     return 404, "text/plain", "404 page not found\n"
+
+
+CHECKS: Final[Mapping[str, tuple[str, ...]]] = {
+    "livez": ("serializable_read",),
+    "readyz": ("data_corruption", "serializable_read", "linearizable_read"),
+}
+
+
+async def probed(
+    member: Member, probe: str, names: Sequence[str], query: Mapping[str, Sequence[str]]
+) -> Answer:
+    """`/livez` and `/readyz` (etcd 3.5.11), and each of their checks by its name below them."""
+    if not {*names} <= {*CHECKS[probe]}:
+        return 404, "text/plain", "404 page not found\n"
+    lines, failed = [], False
+    for name in names or [name for name in CHECKS[probe] if name not in query.get("exclude", ())]:
+        error = await _check(member, name)
+        failed = failed or bool(error)
+        lines.append(f"[-]{name} failed: {error}\n" if error else f"[+]{name} ok\n")
+    if failed:
+        return 503, "text/plain; charset=utf-8", "".join(lines) + "\n"
+    return 200, "text/plain; charset=utf-8", "".join(lines) * ("verbose" in query) + "ok\n"
+
+
+async def _check(member: Member, name: str) -> str:
+    """What is wrong ("" when nothing is). A serializable read needs this member alone, and it is here."""
+    if name == "data_corruption":
+        found = any(alarm == rpc.CORRUPT for _, alarm in member.machine.alarms)
+        return "alarm activated: CORRUPT" if found else ""
+    if name == "linearizable_read":
+        if not member.requests.consensus.status().leader_id:
+            return "etcdserver: no leader"
+        try:
+            await member.requests.confirm()
+        except StoreError as error:
+            return error.text
+    return ""
 
 
 async def health(member: Member, *, serializable: bool, excluded: Sequence[str]) -> Answer:

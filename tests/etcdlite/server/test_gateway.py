@@ -198,6 +198,31 @@ def test_probes_are_answered_on_the_client_port(client: Client) -> None:
     assert client.http.post("/health").status_code == 405
 
 
+@pytest.mark.parametrize("store", ["etcdlite"], indirect=True)  # the distribution's is older
+def test_a_probe_says_ok_and_on_demand_what_it_has_checked(client: Client) -> None:
+    for path in ("/livez", "/readyz", "/readyz/data_corruption", "/readyz?exclude=linearizable_read"):
+        answer = client.http.get(path)
+        assert (answer.status_code, answer.text) == (200, "ok\n")
+    checked = [f"[+]{name} ok" for name in ("data_corruption", "serializable_read", "linearizable_read")]
+    assert client.http.get("/readyz?verbose").text.split("\n") == [*checked, "ok", ""]
+    assert client.http.get("/livez?verbose").text == "[+]serializable_read ok\nok\n"
+    assert client.http.get("/livez/linearizable_read").status_code == 404
+    assert client.http.get("/readyz/linearizable_read/x").status_code == 404
+    members = client("cluster/member/list")["members"]
+    alarm = {"memberID": members[0]["ID"], "alarm": "CORRUPT"}
+    client("maintenance/alarm", action="ACTIVATE", **alarm)
+    try:
+        answer = client.http.get("/readyz")
+        assert answer.status_code == 503
+        assert answer.text.startswith(
+            "[-]data_corruption failed: alarm activated: CORRUPT\n[+]serializable_read ok"
+        )
+        assert client.http.get("/livez").status_code == 200
+        assert client.http.get("/readyz?exclude=data_corruption").status_code == 200
+    finally:
+        client("maintenance/alarm", action="DEACTIVATE", **alarm)
+
+
 def test_both_protocols_on_one_port_with_mutual_tls(tmp_path: Path) -> None:
     pki = make_pki(tmp_path)
     flags = [*server_flags(pki), "--client-cert-auth"]
