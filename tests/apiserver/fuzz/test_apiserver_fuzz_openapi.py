@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import schemathesis
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from schemathesis.core import NotSet
 from schemathesis.generation import GenerationMode
@@ -34,9 +36,13 @@ def runner() -> Iterator[asyncio.Runner]:
 
 
 @pytest.fixture(scope="module")
-def api(runner: asyncio.Runner) -> Iterator[Harness]:
-    """One server for all requests: what they leave behind is part of the trial."""
-    server = harness()
+def api(runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
+    """One server for all requests: what they leave behind is part of the trial. It signs tokens."""
+    key = tmp_path_factory.mktemp("fuzz") / "key.pem"
+    pem = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    key.write_bytes(ec.generate_private_key(ec.SECP256R1()).private_bytes(*pem))
+    issuer = "--service-account-issuer=https://kubernetes.default.svc"
+    server = harness(issuer, f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}")
     yield runner.run(server.__aenter__())
     runner.run(server.__aexit__(None, None, None))
 
