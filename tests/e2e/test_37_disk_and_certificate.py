@@ -229,6 +229,7 @@ def asking(here: Space, silenced: str) -> Iterator[Lab]:
         with by_hand(lab):
             yield lab
     finally:
+        lab.on_host(ASKING, "rm", "-rf", PKI)
         lab.hardway("start", ASKING, "kubelet")
         lab.kubectl("delete", "csr", "--all")
         lab.kubectl("delete", "clusterrolebinding", "e2e-bootstrap")

@@ -178,8 +178,9 @@ def test_volumes_that_come_later(here: Space) -> None:
 
 def test_an_image_is_pulled_with_a_secret(here: Space) -> None:
     here.wait("condition=Ready", "pod/registry")
-    said = waits(here, "private", "ImagePullBackOff")
-    assert 'Back-off pulling image "127.0.0.1:5055/private:1"' in said and "401" in said
+    # Before the registry was up it was refused otherwise.
+    eventually("refused", lambda: "401" in waits(here, "private", "ImagePullBackOff"), 90)
+    assert 'Back-off pulling image "127.0.0.1:5055/private:1"' in waits(here, "private", "ImagePullBackOff")
     assert event(here, "private", "BackOff") and event(here, "private", "Failed")
     auth = {"auths": {"127.0.0.1:5055": {"username": registry.USER, "password": registry.PASSWORD}}}
     kind = {"type": "kubernetes.io/dockerconfigjson"}
