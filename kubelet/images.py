@@ -65,7 +65,6 @@ def auth_for(reference: str, secrets: list[Mapping[str, Any]]) -> pb.AuthConfig 
                     username=entry.get("username", ""),
                     password=entry.get("password", ""),
                     auth=entry.get("auth", ""),
-                    server_address=host,
                 )
     return None
 
