@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -17,6 +18,8 @@ Object = dict[str, Any]
 
 # Where this run's API is reached; chosen anew, so that two runs on one machine do not meet.
 OUTSIDE = f"127.0.0.1:{free_port()}"
+
+LOG_LINE = re.compile(r"^[EWI]\d{4} \d\d:\d\d:\d\d\.\d+ .*\n?", re.MULTILINE)
 
 
 class CommandFailed(AssertionError):
@@ -45,11 +48,15 @@ class Lab:
     def kubectl(
         self, *arguments: str, stdin: str | None = None, timeout: float = 120, code: int | None = 0
     ) -> str:
+        """What it says, warnings of the server included; not what it logs about itself, such as the first
+        message of an `exec` that came before it had made the stream (of a real server, too).
+        """
         argv = ["kubectl", "--kubeconfig", str(self.kubeconfig), *arguments]
-        return run(argv, stdin=stdin, timeout=timeout, code=code)
+        return LOG_LINE.sub("", run(argv, stdin=stdin, timeout=timeout, code=code))
 
     def get(self, *arguments: str) -> Object:
-        found: Object = json.loads(self.kubectl("get", *arguments, "-o", "json"))
+        argv = ["kubectl", "--kubeconfig", str(self.kubeconfig), "get", *arguments, "-o", "json"]
+        found: Object = json.loads(run(argv, warnings=False))
         return found
 
     def etcdctl(self, host: str, *arguments: str, code: int | None = 0, timeout: float = 60) -> str:
@@ -59,13 +66,22 @@ class Lab:
         )
 
 
-def run(argv: Sequence[str], *, stdin: str | None = None, timeout: float = 120, code: int | None = 0) -> str:
-    """Standard output (and, after it, standard error) of a command that must end with `code` (None: any)."""
+def run(
+    argv: Sequence[str],
+    *,
+    stdin: str | None = None,
+    timeout: float = 120,
+    code: int | None = 0,
+    warnings: bool = True,
+) -> str:
+    """Standard output (and, with `warnings`, standard error after it) of a command that must end with `code`
+    (None: any).
+    """
     done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
     text = done.stdout + done.stderr
     if code is not None and done.returncode != code:
         raise CommandFailed(f"{' '.join(argv)}\nended with {done.returncode}, not {code}:\n{text}")
-    return text
+    return text if warnings else done.stdout
 
 
 def eventually(what: str, probe: Callable[[], object], timeout: float = 60) -> None:
