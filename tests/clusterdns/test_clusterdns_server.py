@@ -18,6 +18,7 @@ from clusterdns.records import Records
 from clusterdns.server import Reply, Resolver, serve
 from tests.clusterdns.test_clusterdns_records import VIEW, Fixed, endpoint, service, slice_of
 from tests.kubeclient.loops import on_loop
+from tests.ports import free_port
 
 MANY = Fixed(
     [service("crowd", clusterIP="None")],
@@ -33,7 +34,8 @@ async def serving(
     resolver = Resolver(Records(view), forwarder, domain="cluster.local", ready=lambda: ready)
     listening: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as group:
-        task = group.create_task(serve(resolver, "127.0.0.1", 0, on_listening=listening.set_result))
+        # Not 0: what the kernel takes for TCP may be another's over UDP.
+        task = group.create_task(serve(resolver, "127.0.0.1", free_port(), on_listening=listening.set_result))
         try:
             yield await listening, forwarder
         finally:
