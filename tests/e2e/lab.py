@@ -19,7 +19,7 @@ Object = dict[str, Any]
 # Where this run's API is reached; chosen anew, so that two runs on one machine do not meet.
 OUTSIDE = f"127.0.0.1:{free_port()}"
 
-LOG_LINE = re.compile(r"^[EWI]\d{4} \d\d:\d\d:\d\d\.\d+ .*\n?", re.MULTILINE)
+LOG_LINE = re.compile(r"^[EW]\d{4} \d\d:\d\d:\d\d\.\d+ .*\n?", re.MULTILINE)
 
 
 class CommandFailed(AssertionError):
