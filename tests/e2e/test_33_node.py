@@ -41,9 +41,12 @@ def put(lab: Lab, path: str, text: str) -> None:
 
 @pytest.fixture
 def configured(lab: Lab) -> Iterator[Lab]:
-    """A kubelet that asks for its serving certificate and gives its pods time when the machine goes."""
+    """A kubelet that asks for its serving certificate, keeps little of what containers say, and gives its
+    pods time when the machine goes.
+    """
     before = lab.on_host(NODE, "cat", CONFIG)
     fields = {"serverTLSBootstrap": True, "shutdownGracePeriod": "20s"}
+    fields |= {"containerLogMaxSize": "16Ki", "containerLogMaxFiles": 2}
     put(lab, CONFIG, yaml.safe_dump({**yaml.safe_load(before), **fields}))
     lab.hardway("restart", NODE, "kubelet")
     yield lab
@@ -86,6 +89,8 @@ def test_containers_outlive_their_runtime(lab: Lab) -> None:
 def test_a_serving_certificate_is_approved_and_a_going_node_ends_its_pods(configured: Lab) -> None:
     lab = configured
     lab.kubectl("run", "guest", "--restart=Never", *HERE, "--", "sh", "-c", "echo up; exec sleep 3600")
+    talk = "seq 9999; until test -e /tmp/go; do sleep 0.2; done; seq 10000 10002; exec sleep 3600"
+    lab.kubectl("run", "talker", "--restart=Never", *HERE, "--", "sh", "-c", talk)
 
     def asked() -> list[Object]:
         listed = lab.get("certificatesigningrequests")["items"]
@@ -96,6 +101,12 @@ def test_a_serving_certificate_is_approved_and_a_going_node_ends_its_pods(config
     lab.kubectl("certificate", "approve", asked()[0]["metadata"]["name"])
     lab.kubectl("wait", "--for=condition=Ready", "pod/guest", "--timeout=120s")
     eventually("served", lambda: lab.kubectl("logs", "guest", code=None) == "up\n", 120)
+    files = ("sh", "-c", "cd /var/log/pods/default_talker_*/talker && ls | wc -l")
+    eventually("the log is set aside", lambda: lab.on_host(NODE, *files, code=None).strip() == "2", 90)
+    lab.kubectl("exec", "talker", "--", "touch", "/tmp/go")
+    eventually(
+        "the new one is written", lambda: lab.kubectl("logs", "talker", "--tail=2") == "10001\n10002\n", 90
+    )
     put(lab, SCHEDULED, "MODE=poweroff")
     try:
         eventually("node says so", lambda: "node is shutting down" in ready(lab)["message"], 90)
@@ -104,5 +115,5 @@ def test_a_serving_certificate_is_approved_and_a_going_node_ends_its_pods(config
         lab.on_host(NODE, "rm", SCHEDULED)
         until_ready(lab)
     finally:
-        lab.kubectl("delete", "pod", "guest", "--now", "--timeout=90s")
+        lab.kubectl("delete", "pod", "guest", "talker", "--now", "--timeout=90s")
         lab.kubectl("delete", "csr", "--all")

@@ -20,6 +20,7 @@ NODE, ZONE = "worker-2", "topology.kubernetes.io/zone"
 MANIFEST = Path(__file__).parent / "manifests" / "details-network.yaml"
 IMAGE = "jsonpath={.spec.template.spec.containers[0].image}"
 LARGE = 60
+CLUSTER_DNS = "10.32.0.10"
 ECHO = """
 import socketserver, threading
 class Stream(socketserver.BaseRequestHandler):
@@ -74,7 +75,7 @@ parts = b''.join(bytes([len(each)]) + each.encode() for each in name.split('.'))
 sent = struct.pack('!6H', 7, 0x100, 1, 0, 0, 0) + parts + bytes(1) + struct.pack('!2H', kind, 1)
 with socket.socket(socket.AF_INET, socket.SOCK_STREAM if way == 'tcp' else socket.SOCK_DGRAM) as asking:
     asking.settimeout(20)
-    asking.connect(('10.32.0.10', 53))
+    asking.connect((sys.argv[4], 53))
     if way == 'tcp':
         asking.sendall(struct.pack('!H', len(sent)) + sent)
         stream = asking.makefile('rb')
@@ -102,9 +103,9 @@ class Net(Space):
     def cluster_ip(self, service: str) -> str:
         return str(self.get("service", service)["spec"]["clusterIP"])
 
-    def asked(self, name: str, kind: int, way: str = "udp") -> tuple[int, ...]:
+    def asked(self, name: str, kind: int, way: str = "udp", server: str = CLUSTER_DNS) -> tuple[int, ...]:
         """Code, truncation, number of answers and of authorities."""
-        return tuple(int(each) for each in self.python(ASK, name, str(kind), way)[0].split())
+        return tuple(int(each) for each in self.python(ASK, name, str(kind), way, server)[0].split())
 
 
 def endpoint_slice(service: str, addresses: list[Object]) -> str:
@@ -225,3 +226,26 @@ def test_what_dns_says_besides_names(net: Net) -> None:
     assert net.get_from("web")[0] in ("web-0", "web-1"), "by the search domains"
     service = "/api/v1/namespaces/kube-system/services/kube-dns:metrics/proxy/metrics"
     assert "dns_requests_total" in net.lab.kubectl("get", "--raw", service)
+
+
+@pytest.fixture
+def beside(net: Net) -> Iterator[str]:
+    """The address of a second server of names, for another domain, that forwards to the cluster's."""
+    system = ("-n", "kube-system")
+    deployment = net.lab.get("deployment", "clusterdns", *system)
+    spec: Object = deployment["spec"]["template"]["spec"]
+    kept = [each for each in spec["containers"][0]["args"] if not each.startswith("--domain")]
+    spec["containers"][0]["args"] = [*kept, "--domain=elsewhere.test", f"--forward={CLUSTER_DNS}"]
+    pod = manifest("v1", "Pod", "beside", metadata={"namespace": "kube-system"}, spec=spec)
+    net.lab.kubectl("apply", "-f", "-", stdin=pod)
+    net.lab.kubectl("wait", *system, "--for=condition=Ready", "pod/beside", "--timeout=90s")
+    yield str(net.lab.get("pod", "beside", *system)["status"]["podIP"])
+    net.lab.kubectl("delete", "pod", "beside", *system, "--now")
+
+
+def test_what_a_dns_server_does_not_know_it_asks_another(net: Net, beside: str) -> None:
+    known = f"web.{net.name}.svc.cluster.local"
+    for way in ("udp", "tcp"):
+        assert net.asked(known, 1, way, beside)[:3] == (0, 0, 1), way
+    assert net.asked("absent.svc.elsewhere.test", 1, "udp", beside) == (3, 0, 0, 1), "its own domain"
+    assert net.asked("absent.svc.cluster.local", 1, "udp", beside) == (3, 0, 0, 1), "as it was told"
