@@ -104,11 +104,13 @@ def pivot_root(new: str, old: str) -> None:
     _check(_libc.syscall(number, os.fsencode(new), os.fsencode(old)), f"pivot_root {new}")
 
 
-def join(path: str) -> None:
+def join(path: str | os.PathLike[str], kind: int = 0) -> None:
     """setns(2) into the namespace at `path`; one of processes takes effect in children."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _check(_libc.setns(descriptor, 0), f"enter {path}")
+        setns(descriptor, kind)
+    except OSError as error:
+        raise OSError(error.errno, f"enter {path}: {os.strerror(error.errno or 0)}") from None
     finally:
         os.close(descriptor)
 

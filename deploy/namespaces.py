@@ -16,6 +16,7 @@ from componentbase.linux import (
     CLONE_NEWNS,
     CLONE_NEWPID,
     CLONE_NEWUTS,
+    join,
     setns,
 )
 
@@ -28,11 +29,7 @@ def enter_network(path: str | Path) -> None:
     Whoever is root only in a user namespace may leave the machine's network, and not return to it: others
     use `socket_in`, or a child.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        setns(descriptor, CLONE_NEWNET)
-    finally:
-        os.close(descriptor)
+    join(path, CLONE_NEWNET)
 
 
 def socket_in(path: str | Path, family: socket.AddressFamily, kind: socket.SocketKind) -> socket.socket:

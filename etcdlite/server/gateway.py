@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from http import HTTPStatus
@@ -139,7 +140,7 @@ def decode(value: Any, kind: type[Message]) -> bytes:
         raise RpcError(Code.INVALID_ARGUMENT, str(error)) from None
 
 
-_BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
+_NOT_BASE64 = re.compile("[^A-Za-z0-9+/]")
 
 
 def _check_bytes(value: Mapping[str, Any], kind: Any) -> None:
@@ -163,9 +164,8 @@ def _bad_base64(text: str) -> int | None:
     """
     bare = text.replace("\r", "").replace("\n", "")
     data = bare.rstrip("=")
-    for at, char in enumerate(data):
-        if char not in _BASE64:
-            return at
+    if wrong := _NOT_BASE64.search(data):
+        return wrong.start()
     over, padding = len(data) % 4, len(bare) - len(data)
     if padding == (4 - over) % 4 and over != 1:
         return None
